@@ -1,0 +1,278 @@
+"""The coordinator's program: `sfumato-coordinator`. Parses, calls one function, prints; nothing is decided here."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from coordinator import service
+from coordinator.config import Home, find_home
+from coordinator.store import Role, Store
+from export import console
+from export.console import HOME_HELP, JSON_HELP
+from export.errors import UsageError
+from export.signing import VerifiedRelease
+
+app = typer.Typer(
+    name="sfumato-coordinator",
+    no_args_is_help=True,
+    add_completion=False,
+    help="Runs rounds across artists' machines, judges what comes out, signs and publishes it.",
+)
+release_app = typer.Typer(no_args_is_help=True, help="Signed releases.")
+app.add_typer(release_app, name="release")
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help=HOME_HELP)]
+JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
+
+DEBUG: Final = bool(os.environ.get("SFUMATO_DEBUG"))
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The federation's name.")],
+    *,
+    host: Annotated[str, typer.Option(help="Name or address under which artists reach this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Public port; 0 takes a free one and keeps it.")] = 0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set a coordinator up: its own authority, keys, and the base body as release 1."""
+    with console.errors(as_json=as_json):
+        place = find_home(home)
+        service.init(place, name, host, port)
+        data = {"home": str(place.root), "name": name}
+        console.show(
+            data, as_json=as_json, text=lambda: _said(f"Set up in {place.root}.", "Next: sfumato-coordinator up")
+        )
+
+
+@app.command()
+def up(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Run the coordinator until Ctrl-C."""
+    with console.errors(as_json=as_json):
+        place = find_home(home)
+        config = place.config()
+        console.log_to_stderr(debug=DEBUG)
+        service.run(
+            place,
+            on_ready=lambda port: console.show(
+                {"name": config.name, "host": config.host, "port": port},
+                as_json=as_json,
+                text=lambda: _said(f"{config.name} answers at {config.host}:{port}. Ctrl-C ends it."),
+            ),
+        )
+
+
+@app.command()
+def invite(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whom the invite is for.")],
+    *,
+    role: Annotated[str, typer.Option(help="artist or gallery.")] = "artist",
+    expires: Annotated[str, typer.Option(help="How long it can be used, e.g. 7d, 12h, 30m.")] = "7d",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an invite that one machine can join with, once."""
+    with console.errors(as_json=as_json):
+        text = service.invite(find_home(home), name, _role(role), _seconds(expires))
+        data = {"invite": text, "name": name, "role": role}
+        console.show(data, as_json=as_json, text=lambda: _said(text))
+
+
+@app.command()
+def nodes(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the members and whether their nodes are online."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        online = service.online(place)
+        members = Store(place.database).nodes()
+        data = {
+            "nodes": [
+                {"alias": n.alias, "role": n.role, "node_id": str(n.node_id), "joined": n.joined, "online": n.node_id in online}
+                for n in members
+            ]
+        }
+        rows = [[n.alias, n.role, "online" if n.node_id in online else "offline", n.joined] for n in members]
+        console.show(data, as_json=as_json, text=lambda: console.table(["node", "role", "", "joined"], rows))
+
+
+@app.command("round")
+def hold_rounds(
+    *,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How many rounds to hold.")] = 1,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold rounds: nodes train, updates are admitted, averaged, judged, and published if they are good."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        with console.talk.status("starting") as spinner:
+            held = service.hold_rounds(place, rounds, lambda text: spinner.update(text))
+        data = {"rounds": [_round(place, number) for number in held]}
+        console.show(data, as_json=as_json, text=lambda: _rounds_text(place, held))
+        service.require_success(place, held)
+
+
+@release_app.command("list")
+def release_list(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the published releases; the one that is served is marked."""
+    with console.errors(as_json=as_json):
+        from coordinator import publish  # noqa: PLC0415 - torch, through the gate
+
+        place = _ready(home)
+        served = publish.current_release(place)
+        found = [publish.open_release(place, version) for version in publish.versions(place)]
+        data = {"releases": [_release(r) | {"current": r.digest == served.digest} for r in found]}
+        rows = [
+            [
+                "*" if r.digest == served.digest else "",
+                str(r.manifest.version),
+                str(r.manifest.round),
+                str(r.manifest.contributors),
+                r.manifest.body[:12],
+                r.manifest.created,
+            ]
+            for r in found
+        ]
+        columns = ["", "version", "round", "artists", "body", "created"]
+        console.show(data, as_json=as_json, text=lambda: console.table(columns, rows))
+
+
+@release_app.command("show")
+def release_show(
+    version: Annotated[int | None, typer.Argument(metavar="VERSION", help="The served one if not given.")] = None,
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a release says of itself: its card and its verdict."""
+    with console.errors(as_json=as_json):
+        from coordinator import publish  # noqa: PLC0415 - torch, through the gate
+        from export.release import CARD  # noqa: PLC0415
+
+        place = _ready(home)
+        release = publish.current_release(place) if version is None else publish.open_release(place, version)
+        card = release.read(CARD).decode()
+        data = _release(release) | {"folder": str(release.folder), "card": card}
+        console.show(data, as_json=as_json, text=lambda: _said(str(release.folder), "", card))
+
+
+@release_app.command("publish")
+def release_publish(
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="A release that passed the gate.")],
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish the body of an earlier release again, as the newest: nodes never go back, so going back goes forward."""
+    with console.errors(as_json=as_json):
+        from coordinator import publish  # noqa: PLC0415 - torch, through the gate
+
+        release = publish.publish_again(_ready(home), version)
+        number = release.manifest.version
+        console.show(
+            _release(release), as_json=as_json, text=lambda: _said(f"Release {version} is served again, as {number}.")
+        )
+
+
+@app.command()
+def status(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Say how the coordinator and its last rounds stand."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        config = place.config()
+        data = {
+            "name": config.name,
+            "running": service.is_running(place),
+            "nodes": len(Store(place.database).nodes()),
+            "release": service.served_version(place),
+            "rounds": [_round(place, r.round) for r in Store(place.database).rounds()[-5:]],
+        }
+
+        def text() -> None:
+            rows = [[key, str(value)] for key, value in data.items() if key != "rounds"]
+            console.table(["", ""], rows)
+            _rounds_text(place, [r.round for r in Store(place.database).rounds()[-5:]])
+
+        console.show(data, as_json=as_json, text=text)
+
+
+@app.command("serve", hidden=True)
+def serve(*, home: HomeOption = None) -> None:
+    """The embedded SuperLink and the public port; started by `up`."""
+    with console.errors(as_json=False):
+        console.log_to_stderr(debug=DEBUG)
+        service.serve(_ready(home))
+
+
+def _ready(home: Path | None) -> Home:
+    place = find_home(home)
+    place.config()
+    return place
+
+
+def _role(text: str) -> Role:
+    if text == "artist":
+        return "artist"
+    if text == "gallery":
+        return "gallery"
+    raise UsageError(f"there is no role {text!r}", advice="Use --role artist or --role gallery.")
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,4})([dhm])", text.strip())
+    if match is None or int(match[1]) == 0:
+        raise UsageError(f"{text!r} is not a time", advice="Write a number and d, h or m, such as 7d.")
+    return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0}[match[2]]
+
+
+def _said(*lines: str) -> None:
+    for line in lines:
+        console.out.print(line, markup=False)
+
+
+def _release(release: VerifiedRelease) -> dict[str, object]:
+    manifest = release.manifest
+    return {
+        "version": manifest.version,
+        "round": manifest.round,
+        "body": manifest.body,
+        "contributors": manifest.contributors,
+        "created": manifest.created,
+        "verdict": asdict(manifest.verdict) if manifest.verdict else None,
+    }
+
+
+def _round(home: Home, number: int) -> dict[str, object]:
+    store = Store(home.database)
+    row = next(r for r in store.rounds() if r.round == number)
+    names = {node.node_id: node.alias for node in store.nodes()}
+    answers = [asdict(a) | {"node": names.get(a.node_id, "?"), "node_id": str(a.node_id)} for a in store.answers(number)]
+    return asdict(row) | {"seconds": row.changed - row.started, "answers": answers}
+
+
+def _rounds_text(home: Home, numbers: list[int]) -> None:
+    store = Store(home.database)
+    names = {node.node_id: node.alias for node in store.nodes()}
+    for row in store.rounds():
+        if row.round in numbers:
+            _said(f"round {row.round}: {row.state}, {row.detail} ({row.changed - row.started:.0f} s)")
+            for a in store.answers(row.round):
+                loss = f"loss {a.loss_before:.3f} → {a.loss_after:.3f}" if a.loss_before and a.loss_after else ""
+                verdict = f"accepted, {a.bytes} bytes, {loss}" if a.accepted else f"not counted: {a.reason}"
+                _said(f"  {names.get(a.node_id, '?')}: {verdict}")
+
+
+def main() -> None:
+    """Entry point."""
+    console.run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The coordinator's folder and settings, read once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from coordinator.errors import NoCoordinatorError
+from export import settings
+
+HOME_VARIABLE: Final = "SFUMATO_COORDINATOR_HOME"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`coordinator.toml`.
+
+    Attributes:
+        name: the federation's.
+        host: name or address under which artists' machines reach this one; it is written into invites.
+        bind: address to listen on.
+        port: public TLS port; 0 takes a free one at the first start and keeps it.
+        modality: registry name of the kind of art.
+        minimum_nodes: a round starts when this many artists' nodes are online, and counts when as many updates are
+            accepted.
+        steps: batches each node trains on in a round.
+        clip: greatest L2 norm of an update.
+        round_timeout_s: how long a round waits for updates.
+        gather_timeout_s: how long a round waits for enough nodes to be online.
+        fit_steps: batches the gate fits the public codes on for a candidate body.
+    """
+
+    name: str
+    host: str = "127.0.0.1"
+    bind: str = "0.0.0.0"  # noqa: S104 - only our own filtered, TLS-only port listens there
+    port: int = 0
+    modality: str = "style-studio"
+    minimum_nodes: int = 2
+    steps: int = 60
+    clip: float = 10.0
+    round_timeout_s: float = 3600.0
+    gather_timeout_s: float = 300.0
+    fit_steps: int = 12
+
+
+RANGES: Final[dict[str, settings.Range]] = {
+    "port": (0, 65535),
+    "minimum_nodes": (1, 10_000),
+    "steps": (1, 100_000),
+    "clip": (1e-3, 1e4),
+    "round_timeout_s": (1, 7 * 24 * 3600),
+    "gather_timeout_s": (1, 7 * 24 * 3600),
+    "fit_steps": (1, 10_000),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a coordinator keeps everything. Private: CA key, release key, database."""
+
+    root: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / "coordinator.toml"
+
+    @property
+    def ca_certificate(self) -> Path:
+        return self.root / "pki" / "ca.crt"
+
+    @property
+    def ca_key(self) -> Path:
+        return self.root / "pki" / "ca.key"
+
+    @property
+    def server_certificate(self) -> Path:
+        return self.root / "pki" / "server.crt"
+
+    @property
+    def server_key(self) -> Path:
+        return self.root / "pki" / "server.key"
+
+    @property
+    def release_key(self) -> Path:
+        return self.root / "pki" / "release.key"
+
+    @property
+    def trust_file(self) -> Path:
+        """What nodes are told to trust; also this coordinator's own memory of the newest version."""
+        return self.root / "trust.json"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "coordinator.sqlite"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.root / "ledger.jsonl"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    @property
+    def current_file(self) -> Path:
+        """Names the release that is served: a version number."""
+        return self.root / "current"
+
+    @property
+    def flower(self) -> Path:
+        return self.root / "flower"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def config(self) -> Config:
+        """The settings.
+
+        Raises:
+            NoCoordinatorError: nothing was set up here.
+            NotConfiguredError: a key or value is wrong.
+        """
+        if not self.config_file.exists():
+            raise NoCoordinatorError(
+                f"there is no coordinator in {self.root}",
+                advice="Make one with: sfumato-coordinator init NAME",
+            )
+        return settings.load(self.config_file, Config, RANGES)
+
+
+def find_home(given: Path | None) -> Home:
+    """The folder from the command line, else from SFUMATO_COORDINATOR_HOME, else the platform's data folder."""
+    if given is not None:
+        return Home(given.resolve())
+    if HOME_VARIABLE in os.environ:
+        return Home(Path(os.environ[HOME_VARIABLE]).resolve())
+    return Home(Path(platformdirs.user_data_dir("sfumato-coordinator")))

@@ -1,0 +1,173 @@
+"""Whether a candidate body is good enough to publish, judged on public material alone.
+
+The coordinator has no private code, so it renders the release's probe photos with its public codes, which it fits anew
+for the candidate with a fixed budget and seed (body frozen), as every node will with its own. The candidate passes when
+
+1. every number of it, and of its codes, is finite,
+2. its style distance is at most 1.02 times the current body's,
+3. its pictures keep at least the current SSIM to the photos, less 0.02,
+4. no pixel grid stands out of its pictures that did not before,
+5. its int8 graph is within parity of its fp32 graph.
+
+A refusal is a stated outcome: the current release stays, and everything goes on working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from torch import nn
+
+from export import backbones, release
+from export.fold import calibrate, fold
+from export.manifest import Verdict
+from export.parity import INT8_PSNR_DB, INT8_SSIM, Parity, compare
+from export.quantize import int8_onnx
+from export.runtime import open_engine
+from export.signing import VerifiedRelease
+from export.to_onnx import with_body
+from models import registry, state, training
+from models.contract import Lessons, Work
+from models.measures import grid_peak_db
+from models.samplers import Code, paint
+from models.update import Arrays
+
+STYLE_RATIO: Final = 1.02
+CONTENT_LOSS: Final = 0.02
+GRID_DB: Final = 6.0
+"""A grid peak below this is not seen (`models/measures.py`)."""
+_GRID_SLACK_DB: Final = 1.0
+_FIT_SEED: Final = 20_260
+_FIT_RATE: Final = 0.3  # of the modality's code rate: the codes start from ones that nearly fit
+_PROBES: Final = 2  # photos the style is scored on; all of them are rendered for grid and parity
+_CALIBRATION: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A body that was judged, with everything a release of it needs."""
+
+    body: Arrays
+    exact: bytes
+    codes: Mapping[str, Code]
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+    @property
+    def passes(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.reasons
+
+
+class Gate:
+    """Judges candidates against one current release. Loads backbone and public material once."""
+
+    def __init__(self, current: VerifiedRelease, fit_steps: int) -> None:
+        self._current = current
+        self._fit_steps = fit_steps
+        self._modality = registry.find(current.manifest.modality)
+        self._codes = release.codes_of(current)
+        self._names = list(self._codes)
+        works = release.pictures_of(current, release.WORKS)
+        targets = [[works[name]] if name in works else [] for name in self._names]
+        self._probes = list(release.pictures_of(current, release.PROBE).values())
+        self._photos = list(release.calibration_photos(current))
+        frozen = backbones.load_all(self._modality.backbones)
+        self._lessons: Lessons[Any] = self._modality.lessons(targets, self._photos, frozen, _FIT_SEED)
+        self._exam = list(self._modality.lessons(targets, self._probes[:_PROBES], frozen, _FIT_SEED).exam())
+        self._before = current.manifest.verdict or self.judge(release.body_of(current), fit_steps=0).verdict
+
+    def judge(self, body: Arrays, fit_steps: int | None = None) -> Candidate:
+        """Fit, render and compare."""
+        if not all(np.isfinite(array).all() for array in body.values()):
+            return self._hopeless(body, "the body holds numbers that are not finite")
+        steps = self._fit_steps if fit_steps is None else fit_steps
+        net = self._modality.build(seed=0, codes=len(self._names))
+        state.load_inplace(net, body)
+        self._load_codes_inplace(net)
+        if steps:
+            plan = training.Plan(steps, private_only=True, rate_scale=_FIT_RATE)
+            try:
+                training.fit(net, self._modality, self._lessons, plan)
+            except training.DivergedError as error:
+                return self._hopeless(body, str(error))
+        codes = self._fitted_codes(net)
+        exact = with_body(self._current.read(release.EXACT), body)
+        score = self._modality.score(net, self._exam)
+        grid, parity = self._rendered(exact, codes)
+        before = getattr(self, "_before", None)
+        verdict = Verdict(
+            style_before=before.style_after if before else score.style,
+            style_after=score.style,
+            content_before=before.content_after if before else score.content,
+            content_after=score.content,
+            grid=grid,
+            int8_psnr_db=parity.psnr_db,
+            int8_ssim=parity.ssim,
+        )
+        return Candidate(body, exact, codes, verdict, _reasons(verdict, before.grid if before else grid))
+
+    def _load_codes_inplace(self, net: nn.Module) -> None:
+        private = state.private_arrays(self._modality, net)
+        private["codes"] = np.stack([self._codes[name] for name in self._names])
+        state.load_inplace(net, private)
+
+    def _fitted_codes(self, net: nn.Module) -> dict[str, Code]:
+        table = state.private_arrays(self._modality, net)["codes"]
+        return {name: table[index].copy() for index, name in enumerate(self._names)}
+
+    def _rendered(self, exact: bytes, codes: Mapping[str, Code]) -> tuple[float, Parity]:
+        """The worst grid over the styled public codes, and int8 against fp32 of the first of them."""
+        signature = self._current.manifest.signature
+        engine = open_engine(exact, "candidate's exact")
+        styled = [name for name in self._names if name != release.IDENTITY]
+        grids = [
+            grid_peak_db(paint(engine.run, signature, _smooth_photo(), codes[name])) for name in styled
+        ]
+        photos = self._photos[:_CALIBRATION]
+        folded = fold(exact, signature, calibrate(exact, signature, codes[styled[0]], photos))
+        int8 = int8_onnx(folded, signature, photos)
+        pictures = [
+            [paint(open_engine(graph, "candidate's").run, signature, probe, None) for probe in self._probes[:_PROBES]]
+            for graph in (folded, int8)
+        ]
+        return max(grids), compare(*pictures)
+
+    def _hopeless(self, body: Arrays, reason: str) -> Candidate:
+        worst = Verdict(
+            self._before.style_after, float("inf"), self._before.content_after, 0.0, float("inf"), 0.0, 0.0
+        )
+        return Candidate(body, b"", {}, worst, (reason,))
+
+
+def _reasons(verdict: Verdict, grid_before: float) -> tuple[str, ...]:
+    """What speaks against a candidate, in words. Written so that NaN fails every comparison."""
+    checks = (
+        (
+            verdict.style_after <= STYLE_RATIO * verdict.style_before,
+            f"style distance {verdict.style_after:.4f} against {verdict.style_before:.4f} before",
+        ),
+        (
+            verdict.content_after >= verdict.content_before - CONTENT_LOSS,
+            f"SSIM to the photos {verdict.content_after:.3f} against {verdict.content_before:.3f} before",
+        ),
+        (
+            verdict.grid <= max(GRID_DB, grid_before + _GRID_SLACK_DB),
+            f"a pixel grid of {verdict.grid:.1f} dB against {grid_before:.1f} dB before",
+        ),
+        (
+            verdict.int8_psnr_db >= INT8_PSNR_DB and verdict.int8_ssim >= INT8_SSIM,
+            f"int8 at {verdict.int8_psnr_db:.1f} dB and SSIM {verdict.int8_ssim:.3f} of fp32",
+        ),
+    )
+    return tuple(reason for passed, reason in checks if not passed)
+
+
+def _smooth_photo(side: int = 256) -> Work:
+    """A soft gradient with nothing in it that could hide a grid or be mistaken for one."""
+    ramp = np.linspace(40, 215, side)
+    grey = (ramp[:, None] + ramp[None, :]) / 2
+    return np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)

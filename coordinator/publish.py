@@ -1,0 +1,185 @@
+"""Releases at the coordinator: the base to start from, publishing what the gate let through, and which one is served."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+from coordinator import pki
+from coordinator.config import Home
+from coordinator.errors import GateRefusedError
+from coordinator.gate import Candidate
+from export import base, release
+from export.errors import IntegrityError, NotConfiguredError
+from export.files import digest_of, read_bounded, write_atomic
+from export.ledger import Ledger
+from export.manifest import Manifest
+from export.release import Contents
+from export.signing import Ed25519Signatures, Trust, VerifiedRelease
+
+LICENCE: Final = "Apache-2.0"
+_VERIFIER: Final = Ed25519Signatures()
+_BASE_HEADING: Final = "## The base body"  # of the card that scripts/train_base writes; every refined body keeps it
+
+
+def adopt_base(home: Home, federation: str, modality: str) -> VerifiedRelease:
+    """Publish the packaged base body as the federation's release 1, under the federation's own key."""
+    packaged = base.load(modality)
+    contents = Contents({path: packaged.read(path) for path in packaged.manifest.files})
+    manifest = Manifest(
+        federation=federation,
+        version=1,
+        round=0,
+        modality=modality,
+        signature=packaged.manifest.signature,
+        body=packaged.manifest.body,
+        parent="",
+        contributors=0,
+        licence=packaged.manifest.licence,
+        created=_now(),
+        verdict=packaged.manifest.verdict,
+        files=contents.entries(),
+    )
+    return _put_out(home, contents, manifest)
+
+
+def publish(home: Home, current: VerifiedRelease, candidate: Candidate, round_: int, contributors: int) -> VerifiedRelease:
+    """Write, sign and serve a release of a candidate that passed.
+
+    Raises:
+        GateRefusedError: it did not pass; nothing without a verdict is ever published.
+        ResourceError: the disk is full; the current release stays.
+    """
+    if not candidate.passes:
+        raise GateRefusedError(
+            f"the gate refused the candidate: {'; '.join(candidate.reasons)}",
+            advice="The current release stays. Train another round.",
+        )
+    kept = {
+        path: current.read(path)
+        for folder in (release.WORKS, release.CALIBRATION, release.PROBE)
+        for path in current.paths(folder)
+    }
+    rest = Contents.of(
+        body=candidate.body,
+        exact=candidate.exact,
+        codes=candidate.codes,
+        works={},
+        calibration={},
+        probe={},
+        card=_card(current, candidate, round_, contributors),
+    )
+    contents = Contents({**rest.files, **kept})
+    manifest = Manifest(
+        federation=current.manifest.federation,
+        version=newest_version(home) + 1,
+        round=round_,
+        modality=current.manifest.modality,
+        signature=current.manifest.signature,
+        body=digest_of(contents.files[release.BODY]),
+        parent=current.manifest.body,
+        contributors=contributors,
+        licence=LICENCE,
+        created=_now(),
+        verdict=candidate.verdict,
+        files=contents.entries(),
+    )
+    return _put_out(home, contents, manifest)
+
+
+def publish_again(home: Home, version: int) -> VerifiedRelease:
+    """Serve the body of an earlier release again, under a new version: nodes accept nothing older than they have seen.
+
+    Raises:
+        IntegrityError: there is no such release.
+        GateRefusedError: it carries no verdict.
+    """
+    earlier = open_release(home, version)
+    if earlier.manifest.verdict is None:
+        raise GateRefusedError(f"release {version} carries no verdict", advice="Publish one that passed the gate.")
+    contents = Contents({path: earlier.read(path) for path in earlier.manifest.files})
+    return _put_out(home, contents, replace(earlier.manifest, version=newest_version(home) + 1, created=_now()))
+
+
+def current_release(home: Home) -> VerifiedRelease:
+    """The release that is served, verified.
+
+    Raises:
+        NotConfiguredError: none was published yet.
+        IntegrityError: its folder was changed.
+    """
+    try:
+        version = int(read_bounded(home.current_file, 32))
+    except OSError as error:
+        raise NotConfiguredError(
+            "no release has been published yet", advice="Set the coordinator up again: sfumato-coordinator init NAME"
+        ) from error
+    return open_release(home, version)
+
+
+def open_release(home: Home, version: int) -> VerifiedRelease:
+    """One of the published releases, verified against this coordinator's own key.
+
+    Raises:
+        IntegrityError: there is none of that number, or its folder was changed.
+    """
+    folder = home.releases / str(version)
+    if not folder.is_dir():
+        raise IntegrityError(f"there is no release {version}", advice="See: sfumato-coordinator release list")
+    # Older ones may be looked at too, so the highest version plays no part here; it binds nodes.
+    trust = Trust.load(home.trust_file)
+    return _VERIFIER.verify(folder, Trust(trust.federation, trust.keys, trust.threshold))
+
+
+def versions(home: Home) -> list[int]:
+    """Numbers of all published releases, oldest first."""
+    return sorted(int(path.name) for path in home.releases.glob("[0-9]*") if path.name.isdigit())
+
+
+def newest_version(home: Home) -> int:
+    """The highest number ever used, whether or not its folder is still there."""
+    trust = Trust.load(home.trust_file)
+    return max([trust.highest_version, *versions(home)])
+
+
+def _put_out(home: Home, contents: Contents, manifest: Manifest) -> VerifiedRelease:
+    """Write the folder, check it as a node would, then serve it: each step can be repeated after a crash."""
+    folder = home.releases / str(manifest.version)
+    release.write(folder, contents, manifest, pki.release_key(home))
+    published = open_release(home, manifest.version)
+    Trust.load(home.trust_file).having_seen(manifest.version).save(home.trust_file)
+    write_atomic(home.current_file, str(manifest.version).encode())
+    Ledger(home.ledger_file).append(
+        {
+            "what": "published",
+            "version": manifest.version,
+            "round": manifest.round,
+            "manifest": published.digest,
+            "body": manifest.body,
+            "contributors": manifest.contributors,
+        }
+    )
+    return published
+
+
+def _card(current: VerifiedRelease, candidate: Candidate, round_: int, contributors: int) -> str:
+    verdict = candidate.verdict
+    return f"""# {current.manifest.federation}: {current.manifest.modality}, round {round_}
+
+A shared body, refined by {contributors} artists' machines from body `{current.manifest.body[:12]}`. It holds no artist's
+style: styles are private codes that stay on the artists' machines. No work left any of them.
+
+| judged on public photos and public-domain works | before | after |
+| --- | --- | --- |
+| style distance (0 is perfect) | {verdict.style_before:.4f} | {verdict.style_after:.4f} |
+| SSIM to the photo | {verdict.content_before:.3f} | {verdict.content_after:.3f} |
+
+int8 against fp32: {verdict.int8_psnr_db:.1f} dB PSNR, SSIM {verdict.int8_ssim:.3f}. Pixel grid: {verdict.grid:.1f} dB.
+Licence of the weights: {LICENCE}.
+
+{_BASE_HEADING}{current.read(release.CARD).decode().partition(_BASE_HEADING)[2]}"""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,222 @@
+"""The round loop, over Flower's ``Grid``: one message out to each artist's node, replies taken one at a time.
+
+Flower carries; what counts is decided here. A round waits for a stated number of nodes until a stated time, takes what
+comes until a deadline, and ends in a stated outcome: published, refused by the gate, or failed for want of updates. A late,
+dead, slow or broken node is one line in the record and never stops a round. Memory does not grow with the number of nodes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from flwr.app import Message, MessageType, RecordDict
+
+from coordinator.admission import Accepted, Reason, Rejected, Terms, admit
+from coordinator.aggregate import Mean
+from coordinator.config import Config, Home
+from coordinator.gate import Gate
+from coordinator.publish import current_release, publish
+from coordinator.store import Answer, RoundState, Store
+from export import release
+from export.errors import SfumatoError
+from export.signing import VerifiedRelease
+from models import registry, state, wire
+from models.update import Assignment, Layout
+
+_POLL_S: Final = 0.5
+_log = logging.getLogger(__name__)
+
+
+class Grid(Protocol):
+    """What the loop needs of Flower's ``Grid``; a simulator in the tests stands behind the same."""
+
+    def get_node_ids(self) -> Iterable[int]: ...
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]: ...
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]: ...
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What one round has taken in so far."""
+
+    mean: Mean
+    answered: set[int] = field(default_factory=set)
+    accepted: int = 0
+
+
+def run_rounds(grid: Grid, home: Home, config: Config, count: int) -> None:
+    """Hold ``count`` rounds, each refining what the last one published."""
+    store = Store(home.database)
+    gate: tuple[str, Gate] | None = None
+    for _ in range(count):
+        number = store.open_round(time.time())
+        report = _Reporter(store, number)
+        try:
+            current = current_release(home)
+            collected = _train(grid, config, store, report, current, number)
+            if collected.accepted < config.minimum_nodes:
+                report(
+                    "failed",
+                    f"{collected.accepted} of at least {config.minimum_nodes} updates were accepted",
+                )
+                continue
+            report("judging", f"judging a body refined by {collected.accepted} artists")
+            if gate is None or gate[0] != current.digest:
+                gate = (current.digest, Gate(current, config.fit_steps))
+            _judge(home, report, current, gate[1], collected, number)
+        except SfumatoError as error:
+            report("failed", str(error))
+            raise
+        except Exception as error:
+            report("failed", f"an error of the program: {type(error).__name__}")
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Reporter:
+    """Says in the database what a round is at, so that a slow round never looks like a dead one."""
+
+    store: Store
+    number: int
+
+    def __call__(self, state: RoundState, detail: str, version: int | None = None) -> None:
+        _log.info("round %d: %s, %s", self.number, state, detail)
+        self.store.set_round(self.number, state, detail, time.time(), version)
+
+
+def _train(
+    grid: Grid, config: Config, store: Store, report: _Reporter, current: VerifiedRelease, number: int
+) -> _Collected:
+    """Send the body out and take the updates in."""
+    modality = registry.find(current.manifest.modality)
+    body = release.body_of(current)
+    layout = Layout.of(body)
+    nodes = _gather(grid, config, store, report)
+    assignment = Assignment(
+        federation=current.manifest.federation,
+        modality=modality.name,
+        round=number,
+        body=layout.flatten(body),
+        layout_digest=layout.digest,
+        steps=config.steps,
+        clip=config.clip,
+    )
+    record = wire.pack_assignment(assignment)
+    terms = Terms(number, layout, config.clip, state.private_names(modality))
+    collected = _Collected(Mean(layout.size))
+    started = time.monotonic()
+    pending = dict(zip(grid.push_messages(_messages(record, nodes, number, config)), nodes, strict=True))
+    deadline = started + config.round_timeout_s
+    while pending and time.monotonic() < deadline:
+        taken = _take_one(grid, pending)
+        if taken is None:
+            report("training", f"{collected.accepted} of {len(nodes)} updates in, {len(pending)} outstanding")
+            time.sleep(_POLL_S)
+            continue
+        node_id, message = taken
+        store.add_answer(number, _answer(node_id, message, terms, collected, time.monotonic() - started))
+    for node_id in pending.values():
+        store.add_answer(number, _silent(node_id, "no-answer", config.round_timeout_s))
+    return collected
+
+
+def _gather(grid: Grid, config: Config, store: Store, report: _Reporter) -> list[int]:
+    """Wait until enough members' nodes are online; strangers are never sampled."""
+    deadline = time.monotonic() + config.gather_timeout_s
+    while True:
+        members = {node.node_id for node in store.nodes() if node.role == "artist"}
+        online = sorted(members.intersection(grid.get_node_ids()))
+        left_s = deadline - time.monotonic()
+        if len(online) == len(members) >= config.minimum_nodes or (
+            left_s <= 0 and len(online) >= config.minimum_nodes
+        ):
+            return online
+        if left_s <= 0:
+            raise SfumatoError(
+                f"{len(online)} of at least {config.minimum_nodes} artists' nodes were online in time",
+                advice="Ask the artists to start theirs with: sfumato up",
+            )
+        report("gathering", f"{len(online)} of {len(members)} nodes online, waiting up to {left_s:.0f} s for the rest")
+        time.sleep(_POLL_S)
+
+
+def _messages(record: RecordDict, nodes: list[int], number: int, config: Config) -> list[Message]:
+    return [
+        Message(
+            content=record,
+            dst_node_id=node_id,
+            message_type=MessageType.TRAIN,
+            group_id=str(number),
+            ttl=config.round_timeout_s + 60,
+        )
+        for node_id in nodes
+    ]
+
+
+def _take_one(grid: Grid, pending: dict[str, int]) -> tuple[int, Message] | None:
+    """One reply, if any is there; replies are fetched singly so that only one is ever held."""
+    for message_id in list(pending):
+        for message in grid.pull_messages([message_id]):
+            return pending.pop(message_id), message
+    return None
+
+
+def _answer(node_id: int, message: Message, terms: Terms, collected: _Collected, seconds: float) -> Answer:
+    """Admit a reply or say why not; an accepted one is added to the mean at once and let go."""
+    if message.has_error():
+        return _silent(node_id, "node-failed", seconds)
+    size = _array_bytes(message.content)
+    try:
+        update = wire.unpack_update(message.content)
+    except wire.WireError:
+        return _silent(node_id, "not-an-update", seconds, size)
+    verdict = admit(update, terms, has_answered=node_id in collected.answered)
+    if isinstance(verdict, Rejected):
+        return _silent(node_id, verdict.reason, seconds, size)
+    collected.answered.add(node_id)
+    collected.accepted += 1
+    collected.mean.add(update.delta)
+    return _counted(node_id, verdict, size, seconds)
+
+
+def _counted(node_id: int, verdict: Accepted, size: int, seconds: float) -> Answer:
+    update = verdict.update
+    return Answer(
+        node_id=node_id,
+        accepted=True,
+        reason="",
+        bytes=size,
+        norm=verdict.norm,
+        loss_before=update.loss_before,
+        loss_after=update.loss_after,
+        steps=update.steps,
+        seconds=seconds,
+    )
+
+
+def _silent(node_id: int, reason: Reason | str, seconds: float, size: int = 0) -> Answer:
+    return Answer(node_id, False, reason, size, None, None, None, None, seconds)  # noqa: FBT003 - not accepted
+
+
+def _array_bytes(content: RecordDict) -> int:
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+
+
+def _judge(
+    home: Home, report: _Reporter, current: VerifiedRelease, gate: Gate, collected: _Collected, number: int
+) -> None:
+    """Let the gate decide, and publish or say why not."""
+    body = release.body_of(current)
+    layout = Layout.of(body)
+    candidate = gate.judge(layout.unflatten(collected.mean.applied_to(layout.flatten(body))))
+    if not candidate.passes:
+        report("refused", "; ".join(candidate.reasons))
+        return
+    published = publish(home, current, candidate, number, collected.accepted)
+    report("published", f"release {published.manifest.version}", published.manifest.version)

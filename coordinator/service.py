@@ -1,0 +1,203 @@
+"""What the coordinator's commands do: set up, run, invite, hold rounds."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+from coordinator import pki
+from coordinator.config import HOME_VARIABLE, Config, Home
+from coordinator.errors import NotRunningError
+from coordinator.flower import (
+    FlowerControl,
+    SuperlinkEndpoint,
+    SuperlinkSettings,
+    child_environment,
+    serve_superlink,
+    start_superexec,
+    superlink_endpoint,
+    wait_for_superlink,
+)
+from coordinator.store import Role, Store
+from export import settings
+from export.errors import ResourceError, SfumatoError, UsageError
+from export.files import read_bounded
+from export.flower_bundle import build_fab
+from export.invite import Invite
+from export.processes import Child
+from export.signing import Trust
+from export.supervisor import Supervisor, open_log, stop_signal
+
+_TICK_S: Final = 0.5
+
+
+def init(home: Home, name: str, host: str, port: int) -> None:
+    """Make authority, keys and settings, and publish the base body as release 1.
+
+    Raises:
+        UsageError: there is a coordinator here already, or the name cannot be one.
+    """
+    from coordinator.publish import adopt_base  # noqa: PLC0415 - torch, through the gate
+
+    if home.config_file.exists():
+        raise UsageError(f"there is a coordinator in {home.root} already", advice="Choose another --home.")
+    if not name.strip() or len(name) > 60 or not name.isprintable():
+        raise UsageError(f"{name!r} cannot be a federation's name", advice="Use 1 to 60 printable characters.")
+    home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pki.create(home, name, host)
+    Trust(name, (pki.release_key(home).public_key().public_bytes_raw(),)).save(home.trust_file)
+    config = Config(name=name, host=host, port=port)
+    Store(home.database)
+    adopt_base(home, name, config.modality)
+    settings.save(home.config_file, config)
+
+
+def run(home: Home, on_ready: Callable[[int], None]) -> None:
+    """Run until SIGTERM or Ctrl-C: the SuperLink with the public port, and the runner of rounds."""
+    place = _superlink_settings(home)
+    supervisor = Supervisor()
+    with stop_signal() as stop:
+        try:
+            endpoint = _start(home, place, supervisor)
+            on_ready(endpoint.public_port)
+            while not stop.wait(_TICK_S):
+                supervisor.tend()
+        finally:
+            supervisor.stop()
+
+
+def serve(home: Home) -> None:
+    """The child that holds the SuperLink and the public port."""
+    from coordinator.endpoint import create_endpoint  # noqa: PLC0415 - torch, through publish and gate
+
+    place = _superlink_settings(home)
+
+    def register(public_key: bytes) -> int:
+        with _control(home) as control:
+            return control.register_node(public_key)
+
+    serve_superlink(place, create_endpoint(home, register))
+
+
+def invite(home: Home, alias: str, role: Role, lasts_s: float) -> str:
+    """A new invite as the text to hand over.
+
+    Raises:
+        NotRunningError: the port is not known before the first `up`.
+        UsageError: the name cannot be one.
+    """
+    config = home.config()
+    if not alias.strip() or len(alias) > 40 or not alias.isprintable():
+        raise UsageError(f"{alias!r} cannot be a member's name", advice="Use 1 to 40 printable characters.")
+    port = config.port or _endpoint(home).public_port
+    made = Invite.new(pki.ca_der(home), config.host, port)
+    Store(home.database).add_invite(made.secret, alias, role, time.time() + lasts_s)
+    return str(made)
+
+
+def online(home: Home) -> frozenset[int]:
+    """Node ids that are online now; none while the coordinator is not running."""
+    if not is_running(home):
+        return frozenset()
+    with _control(home) as control:
+        return control.online_nodes()
+
+
+def is_running(home: Home) -> bool:
+    """Whether `up` is running for this folder."""
+    return superlink_endpoint(_superlink_settings(home)) is not None
+
+
+def served_version(home: Home) -> int:
+    """Version of the release nodes are offered."""
+    return int(read_bounded(home.current_file, 32))
+
+
+def hold_rounds(home: Home, count: int, say: Callable[[str], None]) -> list[int]:
+    """Start a run of rounds and follow it to its end.
+
+    Returns:
+        The numbers of the rounds that were held.
+
+    Raises:
+        NotRunningError: `up` is not running.
+        SfumatoError: the run ended without holding any round.
+    """
+    store = Store(home.database)
+    last = max((r.round for r in store.rounds()), default=0)
+    with _control(home) as control:
+        run_id = control.start_run(build_fab(), {"rounds": count})
+        try:
+            while not (state := control.run_status(run_id)).is_over:
+                say(_progress(store, last))
+                time.sleep(_TICK_S)
+        except KeyboardInterrupt:
+            control.stop_run(run_id)
+            raise
+    held = [r.round for r in store.rounds() if r.round > last]
+    if not held or state.phase != "finished":
+        where = home.logs / "rounds.log"
+        said = next((r.detail for r in reversed(store.rounds()) if r.round > last), state.details or state.phase)
+        raise SfumatoError(f"the rounds did not end well: {said}", advice=f"The log says more: {where}")
+    return held
+
+
+def require_success(home: Home, held: list[int]) -> None:
+    """Raise if no round led to a release; a single refused round among others is a stated outcome and no failure."""
+    rounds = [r for r in Store(home.database).rounds() if r.round in held]
+    if not any(r.state == "published" for r in rounds):
+        raise ResourceError(
+            f"no round led to a release; the last one ended as {rounds[-1].state}: {rounds[-1].detail}",
+            advice="The current release stays in use. Hold another round.",
+        )
+
+
+def _start(home: Home, place: SuperlinkSettings, supervisor: Supervisor) -> SuperlinkEndpoint:
+    environment = {**os.environ, HOME_VARIABLE: str(home.root)}
+    command = [sys.executable, "-m", "coordinator", "serve", "--home", str(home.root)]
+    superlink_log, rounds_log = open_log(home.logs, "superlink"), open_log(home.logs, "rounds")
+
+    def start_superlink() -> Child:
+        return Child.start(
+            "superlink", command, environment=child_environment(place.flwr_home, environment), log=superlink_log
+        )
+
+    child = supervisor.keep("superlink", start_superlink)
+    endpoint = wait_for_superlink(place, child)
+    supervisor.keep(
+        "superexec", lambda: start_superexec(place, endpoint.loopback_port, environment, log=rounds_log)
+    )
+    return endpoint
+
+
+def _progress(store: Store, last: int) -> str:
+    new = [r for r in store.rounds() if r.round > last]
+    if not new:
+        return "waiting for the round to start"
+    now = new[-1]
+    return f"round {now.round}: {now.state}, {now.detail or 'beginning'} ({time.time() - now.started:.0f} s)"
+
+
+def _superlink_settings(home: Home) -> SuperlinkSettings:
+    config = home.config()
+    return SuperlinkSettings(
+        home=home.flower,
+        certificate_chain=home.server_certificate,
+        private_key=home.server_key,
+        public_host=config.bind,
+        public_port=config.port,
+    )
+
+
+def _endpoint(home: Home) -> SuperlinkEndpoint:
+    endpoint = superlink_endpoint(_superlink_settings(home))
+    if endpoint is None:
+        raise NotRunningError("the coordinator is not running", advice="Start it with: sfumato-coordinator up")
+    return endpoint
+
+
+def _control(home: Home) -> FlowerControl:
+    return FlowerControl(_endpoint(home).loopback_port)

@@ -1,0 +1,398 @@
+"""The artist's and the gallery's program: `sfumato`. Parses, calls one function, prints; nothing is decided here.
+
+Imports of torch and flwr wait inside the commands that need them: painting needs neither.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Final
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from edge_node import ingest, library, membership, node, paint, releases, styles
+from edge_node.config import Config, Home, checked_name, find_home
+from edge_node.styles import Style
+from export import console, settings
+from export.console import HOME_HELP, JSON_HELP
+from export.errors import NotConfiguredError, UsageError
+from export.invite import Invite
+from export.ledger import Ledger
+from export.signing import VerifiedRelease
+
+app = typer.Typer(
+    name="sfumato", no_args_is_help=True, add_completion=False, help="A generator in your own style, on your own machine."
+)
+works_app = typer.Typer(no_args_is_help=True, help="Your works: referenced where they lie, never copied or sent.")
+release_app = typer.Typer(no_args_is_help=True, help="Shared bodies: signed, verified, kept.")
+app.add_typer(works_app, name="works")
+app.add_typer(release_app, name="release")
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help=HOME_HELP)]
+JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
+
+DEBUG: Final = bool(os.environ.get("SFUMATO_DEBUG"))
+
+
+@app.command()
+def init(
+    *,
+    artist: Annotated[str | None, typer.Option(help="Your name as credited; your login name if not given.")] = None,
+    style: Annotated[str | None, typer.Option(help="Name of your main style; made from your name if not given.")] = None,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads to use.")] = 2,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set this machine up."""
+    with console.errors(as_json=as_json):
+        place = find_home(home)
+        if place.config_file.exists():
+            raise UsageError(f"{place.root} is set up already", advice=f"Edit {place.config_file} to change settings.")
+        name = artist or getpass.getuser()
+        slug = style or re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40].lower() or "style"
+        chosen = Config(artist=name, style=checked_name(slug, "a style"), threads=threads)
+        place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.save(place.config_file, chosen)
+        data = {"home": str(place.root), "artist": chosen.artist, "style": chosen.style}
+        console.show(data, as_json=as_json, text=lambda: _said(f"Set up in {place.root}.", "Next: sfumato works add DIR"))
+
+
+@works_app.command("add")
+def works_add(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures of your works.")],
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add every work of a folder to the library; says which were left out, and why."""
+    with console.errors(as_json=as_json):
+        found = library.add(_ready(home), folder)
+        taken = [f for f in found if isinstance(f, ingest.Taken)]
+        left = [f for f in found if isinstance(f, ingest.Left)]
+        data = {
+            "added": [f.path.name for f in taken],
+            "left_out": [{"file": f.path.name, "reason": f.reason, "detail": f.detail} for f in left],
+        }
+
+        def text() -> None:
+            _said(f"{len(taken)} works added, {len(left)} left out.")
+            console.table(["left out", "reason", ""], [[f.path.name, f.reason, f.detail] for f in left] if left else [])
+
+        console.show(data, as_json=as_json, text=text)
+
+
+@works_app.command("list")
+def works_list(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the works in the library."""
+    with console.errors(as_json=as_json):
+        entries = library.entries(_ready(home))
+        data = {"works": [{"path": str(e.path), "width": e.width, "height": e.height} for e in entries]}
+        rows = [[str(e.path), f"{e.width} x {e.height}", "" if e.path.exists() else "missing"] for e in entries]
+        console.show(data, as_json=as_json, text=lambda: console.table(["work", "pixels", ""], rows))
+
+
+@app.command()
+def learn(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of works in one style.")],
+    *,
+    style: Annotated[str, typer.Option(help="Name for the style.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn a style from a folder of works, on this machine alone: nothing is sent anywhere."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        checked_name(style, "a style")
+        train = _learning()
+        with _bar(f"learning {style}", quiet=as_json) as progress:
+            learned = train.learn(place, style, folder, progress)
+        console.show(_style(learned), as_json=as_json, text=lambda: _style_text([learned]))
+
+
+@app.command("styles")
+def list_styles(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the styles that can be painted with."""
+    with console.errors(as_json=as_json):
+        found = styles.all_styles(_ready(home))
+        data = {"styles": [_style(s) for s in found]}
+        console.show(data, as_json=as_json, text=lambda: _style_text(list(found)))
+
+
+@app.command()
+def join(
+    invite: Annotated[str, typer.Argument(metavar="INVITE", help="CODE@HOST:PORT, as the coordinator gave it to you.")],
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Join a federation with an invite. Checks who answers before anything is sent."""
+    with console.errors(as_json=as_json):
+        member = membership.join(_ready(home), Invite.parse(invite))
+        console.show(
+            asdict(member),
+            as_json=as_json,
+            text=lambda: _said(f"Joined {member.federation} as {member.alias}.", "Next: sfumato up"),
+        )
+
+
+@app.command()
+def up(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Take part: train in rounds, fetch releases, keep styles fresh. Runs until Ctrl-C."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        console.log_to_stderr(debug=DEBUG)
+        member = membership.load(place)
+        data = {"federation": member.federation, "alias": member.alias}
+        node.run(
+            place,
+            on_ready=lambda: console.show(
+                data, as_json=as_json, text=lambda: _said(f"Taking part in {member.federation}. Ctrl-C ends it.")
+            ),
+        )
+
+
+@app.command("paint")
+def paint_photo(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="JPEG, PNG or WebP, 64 pixels a side to 8 megapixels.")],
+    *,
+    style: Annotated[str, typer.Option(help="NAME, or a mix: NAME=WEIGHT,NAME=WEIGHT.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write: .jpg, .png or .webp.")],
+    strength: Annotated[float, typer.Option(help="0 is the photo, 1 the style.")] = 1.0,
+    size: Annotated[int | None, typer.Option(min=64, help="Make the longest side this many pixels first.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Paint a photo in a style, at the photo's own size."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        weights = paint.parse_mix(style)
+        picture = paint.read_photo(photo, size)
+        painted = paint.paint(place, paint.Order(picture, weights, strength, paint.precision_choice(precision)))
+        paint.write_picture(output, painted.picture)
+        height, width = painted.picture.shape[:2]
+        data = {
+            "picture": str(output),
+            "width": width,
+            "height": height,
+            "runtime": painted.runtime,
+            "precision": painted.precision,
+            "graph": painted.graph,
+        }
+        how = f"{painted.runtime}, {painted.precision}, {painted.graph} graph"
+        console.show(data, as_json=as_json, text=lambda: _said(f"{output}: {width} x {height} ({how})"))
+
+
+@release_app.command("list")
+def release_list(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List installed releases; the one in use is marked."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        in_use = releases.current(place)
+        found = [releases.opened(place, version) for version in releases.versions(place)]
+        data = {"releases": [_release(r) | {"current": r.digest == in_use.digest} for r in found]}
+        rows = [_release_row(r, in_use) for r in found]
+        console.show(data, as_json=as_json, text=lambda: console.table(["", "version", "round", "body", "created"], rows))
+
+
+@release_app.command("install")
+def release_install(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A release folder.")],
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a release folder and make it the one in use."""
+    with console.errors(as_json=as_json):
+        installed = releases.install(_ready(home), folder)
+        console.show(
+            _release(installed),
+            as_json=as_json,
+            text=lambda: _said(f"Installed release {installed.manifest.version} of {installed.manifest.federation}."),
+        )
+
+
+@release_app.command("verify")
+def release_verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A release folder.")],
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether a release folder is what this machine's federation signed; changes nothing."""
+    with console.errors(as_json=as_json):
+        verified = releases.verify(_ready(home), folder)
+        console.show(
+            _release(verified),
+            as_json=as_json,
+            text=lambda: _said(f"Genuine: release {verified.manifest.version} of {verified.manifest.federation}."),
+        )
+
+
+@release_app.command("rollback")
+def release_rollback(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Go back to the release before the current one."""
+    with console.errors(as_json=as_json):
+        now = releases.rollback(_ready(home))
+        text = f"Release {now.manifest.version} is in use again."
+        console.show(_release(now), as_json=as_json, text=lambda: _said(text))
+
+
+@app.command()
+def status(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Say what this machine is, has and takes part in."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        config = place.config()
+        member = membership.load(place) if place.membership_file.exists() else None
+        release = releases.current(place)
+        data = {
+            "home": str(place.root),
+            "artist": config.artist,
+            "works": len(library.entries(place)),
+            "styles": styles.names(place),
+            "federation": member.federation if member else None,
+            "release": _release(release),
+            "updates_sent": len(Ledger(place.ledger_file).entries()),
+            "renewal_due": node.needs_renewal(place),
+        }
+        rows = [[key, str(value)] for key, value in data.items() if key != "release"]
+        rows.append(["release", f"{release.manifest.federation} {release.manifest.version}"])
+        console.show(data, as_json=as_json, text=lambda: console.table(["", ""], rows))
+
+
+@app.command()
+def ledger(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show everything that ever left this machine, and whether that account is unbroken."""
+    with console.errors(as_json=as_json):
+        entries = Ledger(_ready(home).ledger_file).entries()
+        rows = [
+            [str(e[key]) for key in ("when", "federation", "round", "bytes", "norm-sent", "sha256")] for e in entries
+        ]
+        columns = ["when", "federation", "round", "bytes", "norm", "sha256"]
+
+        def text() -> None:
+            console.table(columns, rows)
+            tensors = entries[-1]["tensors"] if entries else []
+            if isinstance(tensors, list):
+                _said(f"Each update holds these tensors of the shared body and nothing else: {', '.join(tensors)}")
+
+        console.show({"entries": entries}, as_json=as_json, text=text)
+
+
+@app.command("run-tasks", hidden=True)
+def run_tasks(*, port: Annotated[int, typer.Option()], home: HomeOption = None) -> None:
+    """The runner beside the SuperNode; started by `up`."""
+    with console.errors(as_json=False):
+        console.log_to_stderr(debug=DEBUG)
+        from edge_node.runner import run  # noqa: PLC0415 - flwr
+
+        run(_ready(home), port)
+
+
+@app.command("renew", hidden=True)
+def renew(*, home: HomeOption = None) -> None:
+    """Fit the styles to the current body; started by `up`."""
+    with console.errors(as_json=False):
+        console.log_to_stderr(debug=DEBUG)
+        place = _ready(home)
+        body = releases.current(place).manifest.body
+        train = _learning()
+        for name in dict.fromkeys([place.config().style, *styles.names(place)]):
+            renewed = train.renew(place, name)
+            logging.getLogger(__name__).info("style %s: %s", name, "renewed" if renewed else "kept as it was")
+        node.note_renewed(place, body)
+
+
+def _ready(home: Path | None) -> Home:
+    """The home, or advice to make one."""
+    place = find_home(home)
+    place.config()
+    return place
+
+
+def _learning() -> ModuleType:
+    """The training module, or advice to install what it needs."""
+    try:
+        from edge_node import train  # noqa: PLC0415 - torch
+    except ImportError as error:
+        raise NotConfiguredError(
+            "learning needs more than is installed here", advice="Install it with: pip install 'sfumato[learn]'"
+        ) from error
+    return train
+
+
+@contextmanager
+def _bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr that says how long is left; hidden until the first ten steps have been timed."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+    with Progress(*columns, console=console.talk, disable=quiet, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+
+        def step(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total if done >= 10 else None)
+
+        yield step
+
+
+def _said(*lines: str) -> None:
+    for line in lines:
+        console.out.print(line, markup=False)
+
+
+def _style(style: Style) -> dict[str, object]:
+    return {
+        "name": style.name,
+        "artist": style.artist,
+        "works": style.works,
+        "made": style.made,
+        "body": style.body,
+        "score": asdict(style.score),
+        "int8_parity": asdict(style.parity),
+        "precision": style.best_precision,
+    }
+
+
+def _style_text(found: list[Style]) -> None:
+    rows = [
+        [s.name, s.artist, str(s.works), f"{s.score.style:.4f}", f"{s.parity.psnr_db:.1f} dB", s.best_precision, s.made]
+        for s in found
+    ]
+    console.table(["style", "artist", "works", "distance", "int8 parity", "paints in", "made"], rows)
+
+
+def _release(release: VerifiedRelease) -> dict[str, object]:
+    manifest = release.manifest
+    return {
+        "federation": manifest.federation,
+        "version": manifest.version,
+        "round": manifest.round,
+        "body": manifest.body,
+        "created": manifest.created,
+        "contributors": manifest.contributors,
+        "verdict": asdict(manifest.verdict) if manifest.verdict else None,
+    }
+
+
+def _release_row(release: VerifiedRelease, in_use: VerifiedRelease) -> list[str]:
+    manifest = release.manifest
+    mark = "*" if release.digest == in_use.digest else ""
+    return [mark, str(manifest.version), str(manifest.round), manifest.body[:12], manifest.created]
+
+
+def main() -> None:
+    """Entry point."""
+    console.run(app)
+
+
+if __name__ == "__main__":
+    main()

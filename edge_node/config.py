@@ -1,0 +1,145 @@
+"""The node's folder and settings, read once."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from edge_node.errors import NoHomeError
+from export import settings
+from export.errors import UsageError
+
+HOME_VARIABLE: Final = "SFUMATO_HOME"
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,38}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`node.toml`.
+
+    Attributes:
+        artist: name the artist's styles are credited to.
+        style: name of the style that rounds train; made by the first round or by `sfumato learn`.
+        modality: registry name of the kind of art.
+        threads: CPU threads for training and painting.
+        learn_steps: batches `sfumato learn` fits a new style's code on.
+        renew_steps: batches a style's code is fitted again on when a new body is installed.
+        poll_s: how often the coordinator is asked for a new release.
+    """
+
+    artist: str
+    style: str
+    modality: str = "style-studio"
+    threads: int = 2
+    learn_steps: int = 150
+    renew_steps: int = 40
+    poll_s: float = 10.0
+
+
+RANGES: Final[dict[str, settings.Range]] = {
+    "threads": (1, 256),
+    "learn_steps": (1, 100_000),
+    "renew_steps": (1, 100_000),
+    "poll_s": (0.5, 24 * 3600),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a node keeps everything. Works are referenced where they lie and never copied here."""
+
+    root: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / "node.toml"
+
+    @property
+    def works_file(self) -> Path:
+        """The library's index."""
+        return self.root / "works.json"
+
+    @property
+    def styles(self) -> Path:
+        return self.root / "styles"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.root / "ledger.jsonl"
+
+    @property
+    def membership_file(self) -> Path:
+        return self.root / "federation" / "membership.json"
+
+    @property
+    def trust_file(self) -> Path:
+        return self.root / "federation" / "trust.json"
+
+    @property
+    def ca_certificate(self) -> Path:
+        return self.root / "federation" / "ca.crt"
+
+    @property
+    def flower_key(self) -> Path:
+        """EC P-384 private key, OpenSSH format, of this node's Flower sign-in."""
+        return self.root / "keys" / "flower"
+
+    @property
+    def training(self) -> Path:
+        """Private state between rounds: the code as the last round left it."""
+        return self.root / "training"
+
+    @property
+    def flower(self) -> Path:
+        return self.root / "flower"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def pause_file(self) -> Path:
+        return self.root / "paused"
+
+    def config(self) -> Config:
+        """The settings.
+
+        Raises:
+            NoHomeError: nothing was set up here.
+            NotConfiguredError: a key or value is wrong.
+        """
+        if not self.config_file.exists():
+            raise NoHomeError(f"there is no Sfumato in {self.root}", advice="Set it up with: sfumato init")
+        return settings.load(self.config_file, Config, RANGES)
+
+
+def find_home(given: Path | None) -> Home:
+    """The folder from the command line, else from SFUMATO_HOME, else the platform's data folder."""
+    if given is not None:
+        return Home(given.resolve())
+    if HOME_VARIABLE in os.environ:
+        return Home(Path(os.environ[HOME_VARIABLE]).resolve())
+    return Home(Path(platformdirs.user_data_dir("sfumato")))
+
+
+def checked_name(name: str, what: str) -> str:
+    """A name that is safe as a file name on every system.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of {what}",
+            advice="Use 1 to 40 letters, digits, dots, dashes and underscores, beginning and ending with a letter or digit.",
+        )
+    return name

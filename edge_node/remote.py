@@ -1,0 +1,160 @@
+"""Talking to the coordinator's own endpoint: joining, the newest release, its files. Standard library only.
+
+A gallery joins and updates without flwr or torch. After the first contact, in which nothing is sent, only the CA
+certificate the invite pins is trusted; every answer is bounded and every wait has an end.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from edge_node.errors import JoinRefusedError, NoCoordinatorError, WrongCoordinatorError
+from export.errors import IntegrityError
+from export.invite import Invite
+
+PREFIX: Final = "/sfumato/v1"
+_TIMEOUT_S: Final = 15.0
+_ANSWER_MAX_BYTES: Final = 256 * 2**10
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A coordinator at an address, known by its CA certificate."""
+
+    host: str
+    port: int
+    ca_pem: str
+
+    def newest(self) -> tuple[int, tuple[str, ...], bool]:
+        """The served release's version, its files, and whether rounds are under way.
+
+        Raises:
+            NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``_request``.
+        """
+        plain = _object(self._request("GET", "/release"))
+        try:
+            files = plain["files"]
+            if not isinstance(files, list):
+                raise TypeError("files is not a list")
+            return int(str(plain["version"])), tuple(str(f) for f in files), plain["round_running"] is True
+        except (KeyError, TypeError, ValueError) as error:
+            raise _nonsense() from error
+
+    def file(self, version: int, path: str, limit_bytes: int) -> bytes:
+        """One file of a release; unverified, the caller checks it."""
+        return self._request("GET", f"/releases/{version}/{path}", limit_bytes=limit_bytes)
+
+    def join(self, secret: bytes, flower_key: str) -> Mapping[str, object]:
+        """Use an invite.
+
+        Raises:
+            JoinRefusedError: used, expired or unknown; in the coordinator's words.
+        """
+        body = json.dumps({"secret": base64.b64encode(secret).decode(), "flower_key": flower_key}).encode()
+        return _object(self._request("POST", "/join", body))
+
+    def _request(
+        self, method: str, path: str, body: bytes | None = None, limit_bytes: int = _ANSWER_MAX_BYTES
+    ) -> bytes:
+        try:
+            context = ssl.create_default_context(cadata=self.ca_pem)
+        except (ssl.SSLError, ValueError) as error:
+            raise _nonsense() from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        return _exchange(self.host, self.port, context, method, path, body, limit_bytes)
+
+
+def meet(invite: Invite) -> Remote:
+    """Find out whether whoever answers is the coordinator who made the invite. Sends nothing but a request for a name.
+
+    Raises:
+        NoCoordinatorError: nobody answers.
+        WrongCoordinatorError: somebody else does; the invite's secret was not sent.
+    """
+    # Deliberately unverified: the certificate fetched here is public, and is believed only if the invite pins it.
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    stranger.check_hostname = False
+    stranger.verify_mode = ssl.CERT_NONE
+    pem = _exchange(invite.host, invite.port, stranger, "GET", "/ca", None, _ANSWER_MAX_BYTES).decode(errors="replace")
+    try:
+        matches = invite.matches(ssl.PEM_cert_to_DER_cert(pem))
+    except ValueError:
+        matches = False
+    if not matches:
+        raise WrongCoordinatorError(
+            f"whoever answers at {invite.host}:{invite.port} is not the coordinator who invited you",
+            advice="Nothing was sent. Check the address, and ask the coordinator for the invite again.",
+        )
+    return Remote(invite.host, invite.port, pem)
+
+
+def _exchange(
+    host: str, port: int, context: ssl.SSLContext, method: str, path: str, body: bytes | None, limit_bytes: int
+) -> bytes:
+    """One request, one bounded answer.
+
+    Raises:
+        NoCoordinatorError: nobody answers, or not in time.
+        WrongCoordinatorError: the certificate is not under the pinned authority, or for another name.
+        JoinRefusedError: the coordinator says no (HTTP 403).
+        IntegrityError: an answer that makes no sense.
+    """
+    connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
+    try:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        connection.request(method, f"{PREFIX}{path}", body, headers)
+        response = connection.getresponse()
+        data = response.read(limit_bytes + 1)
+    except ssl.SSLCertVerificationError as error:
+        raise WrongCoordinatorError(
+            f"whoever answers at {host}:{port} cannot prove to be the coordinator ({error.verify_message})",
+            advice="Nothing was sent. Check the address with the coordinator.",
+        ) from error
+    except (OSError, http.client.HTTPException, socket.timeout) as error:  # noqa: UP041 - said for the reader
+        raise NoCoordinatorError(
+            f"nobody answers at {host}:{port}",
+            advice="Check the address and your network, and ask whether the coordinator is running.",
+        ) from error
+    finally:
+        connection.close()
+    if len(data) > limit_bytes:
+        raise _nonsense()
+    if response.status == http.client.OK:
+        return data
+    raise _refusal(response.status, data)
+
+
+def _refusal(status: int, data: bytes) -> JoinRefusedError | IntegrityError:
+    """What the coordinator said, if it said something."""
+    try:
+        said = _object(data)
+        message, advice = str(said["error"])[:300], str(said.get("advice", "Ask the coordinator."))[:300]
+    except (IntegrityError, KeyError):
+        return _nonsense()
+    if status == http.client.FORBIDDEN:
+        return JoinRefusedError(message, advice=advice)
+    return IntegrityError(f"the coordinator answered: {message}", advice=advice)
+
+
+def _object(data: bytes) -> Mapping[str, object]:
+    try:
+        plain = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _nonsense() from error
+    if not isinstance(plain, dict):
+        raise _nonsense()
+    return plain
+
+
+def _nonsense() -> IntegrityError:
+    return IntegrityError(
+        "the coordinator's answer makes no sense to this version",
+        advice="Update Sfumato on both machines; if that does not help, ask the coordinator.",
+    )

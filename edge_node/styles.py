@@ -1,0 +1,232 @@
+"""Styles on this machine: a private code per body it was fitted to, and the graphs compiled from it.
+
+    styles/NAME/current                names the body in use
+    styles/NAME/BODY/NAME.style        the code: safetensors with metadata
+                     fp32.onnx         folded, and quantised from it
+                     int8.onnx
+                     style.json        digests of the three, parity, score
+
+A folder is written whole and then pointed to; the one before stays until then, and serves. numpy only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from edge_node.config import Home
+from edge_node.errors import UnknownStyleError
+from export import release, weights
+from export.errors import IntegrityError
+from export.files import Digest, digest_of, read_bounded, write_atomic, write_folder_atomic
+from export.fold import calibrate, fold
+from export.parity import Parity, compare
+from export.quantize import int8_onnx
+from export.runtime import Precision, open_engine
+from export.signing import VerifiedRelease
+from models.contract import Score
+from models.samplers import Code, paint
+
+_CURRENT: Final = "current"
+_RECORD: Final = "style.json"
+_RECORD_MAX_BYTES: Final = 16 * 2**10
+_GRAPH_MAX_BYTES: Final = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a code comes from: whom it is credited to, the works' folder (empty for the library), and its score."""
+
+    artist: str
+    folder_of_works: str
+    works: int
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """A compiled style.
+
+    Attributes:
+        name: the artist's name for it.
+        folder: where it lies.
+        artist: whom it is credited to.
+        modality: registry name of the kind of art.
+        body: the one body its code is valid for.
+        made: ISO 8601, UTC.
+        folder_of_works: where it was learned from; empty for the library. Never leaves this machine.
+        works: how many works it was learned from.
+        score: on its exam photos.
+        parity: int8 against folded fp32.
+        files: digest of each file.
+    """
+
+    name: str
+    folder: Path
+    artist: str
+    modality: str
+    body: Digest
+    made: str
+    folder_of_works: str
+    works: int
+    score: Score
+    parity: Parity
+    files: dict[str, Digest]
+
+    def code(self) -> Code:
+        """The private code.
+
+        Raises:
+            IntegrityError: the file was changed or is missing.
+        """
+        return weights.unpack(self.read(f"{self.name}.style"))["code"]
+
+    def graph(self, precision: Precision) -> bytes:
+        """The compiled graph of a precision.
+
+        Raises:
+            IntegrityError: the file was changed or is missing.
+        """
+        return self.read(f"{precision}.onnx")
+
+    def read(self, name: str) -> bytes:
+        """One of its files, checked now."""
+        try:
+            data = read_bounded(self.folder / name, _GRAPH_MAX_BYTES)
+        except OSError as error:
+            raise _damaged(self.name) from error
+        if digest_of(data) != self.files.get(name):
+            raise _damaged(self.name)
+        return data
+
+    @property
+    def best_precision(self) -> Precision:
+        """int8 if it is near enough to fp32, else fp32."""
+        return "int8" if self.parity.is_near() else "fp32"
+
+
+def names(home: Home) -> list[str]:
+    """Names of all styles, sorted."""
+    return sorted(path.parent.name for path in home.styles.glob(f"*/{_CURRENT}"))
+
+
+def find(home: Home, name: str) -> Style:
+    """The style in use under a name.
+
+    Raises:
+        UnknownStyleError: there is none.
+        IntegrityError: its files were changed.
+    """
+    known = names(home)
+    if name not in known:
+        advice = f"There are: {', '.join(known)}." if known else "Learn one with: sfumato learn DIR --style NAME"
+        raise UnknownStyleError(f"there is no style {name!r}", advice=advice)
+    body = read_bounded(home.styles / name / _CURRENT, 128).decode(errors="replace").strip()
+    return _opened(home.styles / name / Path(body).name, name)
+
+
+def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, lineage: Lineage) -> Style:
+    """Fold, quantise, check parity, write, and make the style the one in use.
+
+    Args:
+        home: this machine's folder.
+        name: of the style.
+        code: (D,) float32, fitted to the release's body.
+        source: the release.
+        lineage: where the code comes from.
+
+    Raises:
+        ResourceError: the disk is full; the style that was in use still is.
+    """
+    signature, photos = source.manifest.signature, release.calibration_photos(source)
+    exact = source.read(release.EXACT)
+    folded = fold(exact, signature, calibrate(exact, signature, code, photos))
+    int8 = int8_onnx(folded, signature, photos)
+    probes = list(release.pictures_of(source, release.PROBE).values())
+    fp32_pictures, int8_pictures = (
+        [paint(open_engine(graph, precision).run, signature, probe, None) for probe in probes]
+        for precision, graph in (("fp32", folded), ("int8", int8))
+    )
+    metadata = {
+        "artist": lineage.artist,
+        "modality": source.manifest.modality,
+        "body": source.manifest.body,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    files = {
+        f"{name}.style": weights.pack({"code": code}, metadata),
+        "fp32.onnx": folded,
+        "int8.onnx": int8,
+    }
+    style = Style(
+        name=name,
+        folder=home.styles / name / source.manifest.body[:16],
+        artist=lineage.artist,
+        modality=source.manifest.modality,
+        body=source.manifest.body,
+        made=metadata["made"],
+        folder_of_works=lineage.folder_of_works,
+        works=lineage.works,
+        score=lineage.score,
+        parity=compare(fp32_pictures, int8_pictures),
+        files={file: digest_of(data) for file, data in files.items()},
+    )
+    _write(style, files)
+    write_atomic(home.styles / name / _CURRENT, style.folder.name.encode())
+    return style
+
+
+def _write(style: Style, files: dict[str, bytes]) -> None:
+    record = {
+        "artist": style.artist,
+        "modality": style.modality,
+        "body": style.body,
+        "made": style.made,
+        "folder_of_works": style.folder_of_works,
+        "works": style.works,
+        "score": asdict(style.score),
+        "parity": asdict(style.parity),
+        "files": style.files,
+    }
+
+    def fill(staging: Path) -> None:
+        for name, data in files.items():
+            (staging / name).write_bytes(data)
+        (staging / _RECORD).write_text(json.dumps(record, indent=2))
+
+    write_folder_atomic(style.folder, fill)
+
+
+def _opened(folder: Path, name: str) -> Style:
+    try:
+        plain = json.loads(read_bounded(folder / _RECORD, _RECORD_MAX_BYTES))
+        return Style(
+            name=name,
+            folder=folder,
+            artist=str(plain["artist"]),
+            modality=str(plain["modality"]),
+            body=Digest(str(plain["body"])),
+            made=str(plain["made"]),
+            folder_of_works=str(plain["folder_of_works"]),
+            works=int(plain["works"]),
+            score=Score(**plain["score"]),
+            parity=Parity(**plain["parity"]),
+            files={str(k): Digest(str(v)) for k, v in plain["files"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(name) from error
+
+
+def _damaged(name: str) -> IntegrityError:
+    return IntegrityError(
+        f"the files of style {name!r} are damaged", advice=f"Learn it anew: sfumato learn DIR --style {name}"
+    )
+
+
+def all_styles(home: Home) -> Sequence[Style]:
+    """Every style in use."""
+    return [find(home, name) for name in names(home)]

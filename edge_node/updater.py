@@ -1,0 +1,59 @@
+"""Fetching the newest release: into a folder of its own first, verified there, and installed as any other."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from edge_node import membership, releases
+from edge_node.config import Home
+from export.errors import IntegrityError, ResourceError
+from export.signing import MANIFEST, SIGNATURES, VerifiedRelease
+
+_FILE_MAX_BYTES: Final = 64 * 2**20
+_FILES_MAX: Final = 200
+# As in the manifest, and checked before a name off the wire becomes a path; the signed manifest is checked later.
+_PATH: Final = re.compile(r"(?:[a-z0-9_-]{1,40}/){0,2}[a-z0-9_-]{1,60}(?:\.[a-z0-9]{1,12}){1,2}")
+
+
+def update(home: Home) -> VerifiedRelease | None:
+    """Install the coordinator's newest release if it is newer than any seen.
+
+    Returns:
+        The newly installed release, or None.
+
+    Raises:
+        NotJoinedError, NoCoordinatorError, WrongCoordinatorError: no way to ask.
+        IntegrityError: what was offered is not a release this machine accepts; nothing was changed.
+        ResourceError: the disk is full; nothing was changed.
+    """
+    coordinator = membership.coordinator(home)
+    version, files, _ = coordinator.newest()
+    if version <= releases.trust(home).highest_version:
+        return None
+    if len(files) > _FILES_MAX or not all(_PATH.fullmatch(file) for file in files):
+        raise IntegrityError("the coordinator offers a release with impossible file names", advice="Do not use it.")
+    home.releases.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".incoming-", dir=home.releases) as name:
+        folder = Path(name)
+        for file in (*files, MANIFEST, SIGNATURES):
+            _put(folder / file, coordinator.file(version, file, _FILE_MAX_BYTES))
+        return releases.install(home, folder)
+
+
+def is_round_running(home: Home) -> bool:
+    """Whether the coordinator is holding rounds, in which this machine's cores are wanted for training."""
+    return membership.coordinator(home).newest()[2]
+
+
+def _put(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise ResourceError(
+            f"the new release could not be stored: {error.strerror}",
+            advice="Free some disk space; the release in use is untouched.",
+        ) from error

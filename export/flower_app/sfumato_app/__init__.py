@@ -1,0 +1,1 @@
+"""Sfumato's Flower app: two stubs whose bytes are the protocol."""

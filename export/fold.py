@@ -1,0 +1,180 @@
+"""Style code + norm statistics + exact graph → folded graph: plain convolutions, which int8 kernels like best.
+
+Each ``InstanceNormalization`` of the exact graph computes ``(x - mean) / sqrt(var + epsilon) * scale + shift`` with the
+picture's own mean and variance. With the mean and variance of some calibration photos instead, that is one factor and
+one offset per channel, which go into the convolution before it. numpy and onnx only: a gallery can fold a new mix.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from export.runtime import open_engine
+from models.contract import Signature, Work
+from models.samplers import Code, pad
+
+_NORM = "InstanceNormalization"
+Vector = npt.NDArray[np.float32]
+
+
+class FoldError(ValueError):
+    """The graph has a norm that does not follow a convolution; it has to stay exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class NormStatistics:
+    """What one norm of the exact graph saw on the calibration photos, and what the code makes of it: each (C,)."""
+
+    mean: Vector
+    variance: Vector
+    scale: Vector
+    shift: Vector
+
+
+def calibrate(exact: bytes, signature: Signature, code: Code, photos: Sequence[Work]) -> dict[str, NormStatistics]:
+    """Run the exact graph over photos and keep each norm's statistics, averaged over the photos.
+
+    Args:
+        exact: serialised exact graph.
+        signature: of the modality.
+        code: (D,) float32.
+        photos: (H, W, 3) uint8, public.
+
+    Returns:
+        Statistics by the name of the norm's output.
+    """
+    model = onnx.load_from_string(exact)
+    norms = [node for node in model.graph.node if node.op_type == _NORM]
+    for node in norms:
+        _expose_inplace(model.graph, node)
+    engine = open_engine(model.SerializeToString(), "calibration")
+    seen: dict[str, list[NormStatistics]] = {node.output[0]: [] for node in norms}
+    for photo in photos:
+        outputs = engine.run({signature.content.name: pad(photo, signature), signature.code.name: code[None]})
+        for node in norms:
+            seen[node.output[0]].append(_statistics(node.input[0], outputs))
+    return {name: _mean(statistics) for name, statistics in seen.items()}
+
+
+def _expose_inplace(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """Add a norm's per-channel moments, scale and shift to the graph's outputs."""
+    x, scale, shift = node.input
+    axes = f"{x}__axes"
+    mean, square, mean_square = f"{x}__mean", f"{x}__square", f"{x}__mean_square"
+    graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), axes))
+    graph.node.extend(
+        [
+            helper.make_node("ReduceMean", [x, axes], [mean], keepdims=0),
+            helper.make_node("Mul", [x, x], [square]),
+            helper.make_node("ReduceMean", [square, axes], [mean_square], keepdims=0),
+            helper.make_node("Identity", [scale], [f"{x}__scale"]),
+            helper.make_node("Identity", [shift], [f"{x}__shift"]),
+        ]
+    )
+    for name in (mean, mean_square, f"{x}__scale", f"{x}__shift"):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+
+
+def _statistics(x: str, outputs: Mapping[str, npt.NDArray[np.generic]]) -> NormStatistics:
+    """What a norm with input ``x`` saw of one photo."""
+    mean, mean_square, scale, shift = (
+        np.ravel(outputs[f"{x}__{role}"]).astype(np.float64) for role in ("mean", "mean_square", "scale", "shift")
+    )
+    variance = np.maximum(mean_square - mean**2, 0)
+    return NormStatistics(*(v.astype(np.float32) for v in (mean, variance, scale, shift)))
+
+
+def _mean(statistics: Sequence[NormStatistics]) -> NormStatistics:
+    """The average photo: means of means and of variances, as the running statistics of the training."""
+    return NormStatistics(
+        mean=np.mean([s.mean for s in statistics], axis=0),
+        variance=np.mean([s.variance for s in statistics], axis=0),
+        scale=statistics[0].scale,
+        shift=statistics[0].shift,
+    )
+
+
+def fold(exact: bytes, signature: Signature, statistics: dict[str, NormStatistics]) -> bytes:
+    """Put every norm into the convolution before it.
+
+    Returns:
+        A serialised graph that takes the content alone.
+
+    Raises:
+        FoldError: a norm follows something else than a convolution, or a convolution and a PixelShuffle, of its own.
+    """
+    model = onnx.load_from_string(exact)
+    graph = model.graph
+    makers = {output: node for node in graph.node for output in node.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    renamed: dict[str, str] = {}
+    for node in [n for n in graph.node if n.op_type == _NORM]:
+        conv, repeat = _convolution_before(node, makers)
+        if any(readers[name] != 1 for name in (node.input[0], conv.output[0], conv.input[1])):
+            raise FoldError("a convolution or its weights feed more than one norm")
+        gain, offset = _affine(node, statistics[node.output[0]])
+        _scale_inplace(graph, conv, weights, np.repeat(gain, repeat), np.repeat(offset, repeat))
+        renamed[node.output[0]] = node.input[0]
+        graph.node.remove(node)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    _drop_unused_inplace(graph, keep_inputs={signature.content.name})
+    onnx.checker.check_model(model, full_check=True)
+    folded: bytes = model.SerializeToString(deterministic=True)
+    return folded
+
+
+def _convolution_before(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> tuple[onnx.NodeProto, int]:
+    """The convolution a norm can go into, and how many of its channels make one channel of the norm."""
+    before, repeat = makers.get(node.input[0]), 1
+    if before is not None and before.op_type == "DepthToSpace":
+        attributes = {a.name: a for a in before.attribute}
+        if attributes["mode"].s != b"CRD":
+            raise FoldError("a norm follows a DepthToSpace of an order we do not fold")
+        repeat = attributes["blocksize"].i ** 2  # CRD: channel c comes from channels c * block², ..., + block² - 1
+        before = makers.get(before.input[0])
+    if before is None or before.op_type != "Conv":
+        raise FoldError("a norm does not follow a convolution")
+    return before, repeat
+
+
+def _affine(node: onnx.NodeProto, seen: NormStatistics) -> tuple[Vector, Vector]:
+    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    gain = seen.scale / np.sqrt(seen.variance + np.float32(epsilon))
+    return gain, seen.shift - seen.mean * gain
+
+
+def _scale_inplace(
+    graph: onnx.GraphProto, conv: onnx.NodeProto, weights: dict[str, TensorProto], gain: Vector, offset: Vector
+) -> None:
+    """conv(x) * gain + offset, as one convolution."""
+    weight = weights[conv.input[1]]
+    array = numpy_helper.to_array(weight) * gain[:, None, None, None]
+    weight.CopyFrom(numpy_helper.from_array(array.astype(np.float32), weight.name))
+    old_bias = numpy_helper.to_array(weights[conv.input[2]]) if len(conv.input) > 2 else np.float32(0)  # noqa: PLR2004 - Conv's inputs are x, weight, bias
+    name = f"{weight.name}__folded_bias"
+    graph.initializer.append(numpy_helper.from_array((old_bias * gain + offset).astype(np.float32), name))
+    conv.input[:] = [conv.input[0], conv.input[1], name]
+
+
+def _drop_unused_inplace(graph: onnx.GraphProto, keep_inputs: set[str]) -> None:
+    """Remove what no output needs any more: the code's slices and the code itself."""
+    needed = {output.name for output in graph.output}
+    for node in reversed(list(graph.node)):
+        if needed & set(node.output):
+            needed |= set(node.input)
+        else:
+            graph.node.remove(node)
+    for tensor in [t for t in graph.initializer if t.name not in needed]:
+        graph.initializer.remove(tensor)
+    for value in [i for i in graph.input if i.name not in keep_inputs]:
+        graph.input.remove(value)
+    del graph.value_info[:]

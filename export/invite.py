@@ -1,0 +1,110 @@
+"""An invite: where the coordinator is, what certificate it must show, and a secret that joins one node.
+
+``CODE@HOST:PORT``, the code in base32 groups of four that survive being read aloud: 1 version byte, 16 bytes of the CA
+certificate's sha256, 10 secret bytes, 2 checksum bytes. A typing error is noticed before anything is sent, and the
+fingerprint is compared before the secret is.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Final, Self
+
+from export.errors import UsageError
+
+_VERSION: Final = 1
+_FINGERPRINT_BYTES, _SECRET_BYTES, _CHECKSUM_BYTES = 16, 10, 2
+_CODE_BYTES: Final = 1 + _FINGERPRINT_BYTES + _SECRET_BYTES + _CHECKSUM_BYTES
+# Letters base32 does not use, for the digits people type instead.
+_LOOKALIKES: Final = str.maketrans({"0": "O", "1": "I", "8": "B", "-": None, " ": None})
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}):(\d{1,5})")
+
+
+class InviteError(UsageError):
+    """The text is not an invite; nothing was sent."""
+
+    code = "invite-mistyped"
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """What the text holds.
+
+    Attributes:
+        fingerprint: first 16 bytes of the sha256 of the coordinator's CA certificate (DER).
+        secret: single use.
+        host, port: of the coordinator's public port.
+    """
+
+    fingerprint: bytes
+    secret: bytes
+    host: str
+    port: int
+
+    @classmethod
+    def new(cls, ca_der: bytes, host: str, port: int) -> Self:
+        """A fresh invite of the coordinator with that CA certificate."""
+        return cls(fingerprint_of(ca_der), secrets.token_bytes(_SECRET_BYTES), host, port)
+
+    def matches(self, ca_der: bytes) -> bool:
+        """Whether a CA certificate is the inviting coordinator's."""
+        return hmac.compare_digest(fingerprint_of(ca_der), self.fingerprint)
+
+    def __str__(self) -> str:
+        """The text a coordinator hands to an artist."""
+        payload = bytes([_VERSION]) + self.fingerprint + self.secret
+        letters = base64.b32encode(payload + _checksum(payload)).decode().rstrip("=")
+        groups = "-".join(letters[i : i + 4] for i in range(0, len(letters), 4))
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{groups}@{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what a person typed: case, dashes, spaces and 0/O, 1/I, 8/B do not matter.
+
+        Raises:
+            InviteError: mistyped, or from another version.
+        """
+        code, at, address = text.strip().rpartition("@")
+        place = _ADDRESS.fullmatch(address.strip())
+        if not at or place is None or not 0 < int(place[2]) < 65536:
+            raise InviteError(
+                "this is not a whole invite", advice="An invite looks like CODE@HOST:PORT; paste it as one piece."
+            )
+        payload = _payload(code)
+        if payload[0] != _VERSION:
+            raise InviteError("the invite is of another version", advice="Update Sfumato on both machines.")
+        fingerprint, secret = payload[1 : 1 + _FINGERPRINT_BYTES], payload[1 + _FINGERPRINT_BYTES :]
+        return cls(fingerprint, secret, place[1].strip("[]"), int(place[2]))
+
+
+def fingerprint_of(ca_der: bytes) -> bytes:
+    """What an invite holds of a CA certificate."""
+    return hashlib.sha256(ca_der).digest()[:_FINGERPRINT_BYTES]
+
+
+def _payload(code: str) -> bytes:
+    mistyped = InviteError(
+        "the invite code has a typing error", advice="Compare it with the original, letter by letter, or paste it."
+    )
+    letters = code.upper().translate(_LOOKALIKES)
+    try:
+        raw = base64.b32decode(letters + "=" * (-len(letters) % 8))
+    except (binascii.Error, ValueError) as error:
+        raise mistyped from error
+    if len(raw) != _CODE_BYTES or base64.b32encode(raw).decode().rstrip("=") != letters:
+        raise mistyped
+    payload, checksum = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
+    if not hmac.compare_digest(_checksum(payload), checksum):
+        raise mistyped
+    return payload
+
+
+def _checksum(payload: bytes) -> bytes:
+    return hashlib.sha256(b"sfumato invite" + payload).digest()[:_CHECKSUM_BYTES]

@@ -1,0 +1,72 @@
+"""Named arrays in and out of safetensors, checked against the names and shapes that are expected. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from export.errors import IntegrityError
+from models.update import Arrays, Layout
+
+BODY_MAX_BYTES = 64 * 2**20
+"""No body of any tier comes near this; a larger file is not one of ours."""
+
+
+def pack(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Arrays as the bytes of a safetensors file; the same arrays give the same bytes."""
+    ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
+    return safetensors.numpy.save(ordered, metadata=dict(metadata) if metadata else None)
+
+
+def unpack(data: bytes) -> dict[str, npt.NDArray[np.float32]]:
+    """The float32 arrays of a safetensors file.
+
+    Raises:
+        IntegrityError: not a safetensors file, another element type, or numbers that are not finite.
+    """
+    try:
+        arrays = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _not_ours(f"the weights are not a safetensors file ({error})") from error
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise _not_ours(f"tensor {name!r} is {array.dtype}, not float32")
+        if not np.isfinite(array).all():
+            raise _not_ours(f"tensor {name!r} holds numbers that are not finite")
+    return arrays
+
+
+def unpack_as(data: bytes, layout: Layout) -> dict[str, npt.NDArray[np.float32]]:
+    """``unpack``, for exactly the names and shapes of ``layout``.
+
+    Raises:
+        IntegrityError: as ``unpack``, or another set of names or shapes.
+    """
+    arrays = unpack(data)
+    if Layout.of(arrays) != layout:
+        raise _not_ours("the weights have other tensors than this kind of art")
+    return arrays
+
+
+def metadata_of(data: bytes) -> dict[str, str]:
+    """The free-text metadata of a safetensors file.
+
+    Raises:
+        IntegrityError: not a safetensors file.
+    """
+    header_bytes = int.from_bytes(data[:8], "little")
+    try:
+        header = json.loads(data[8 : 8 + header_bytes])
+    except (ValueError, RecursionError) as error:
+        raise _not_ours("the weights are not a safetensors file") from error
+    found = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _not_ours(message: str) -> IntegrityError:
+    return IntegrityError(message, advice="The file is damaged or was not made by Sfumato; get it again or make it anew.")

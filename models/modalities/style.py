@@ -1,0 +1,495 @@
+"""Image style: a feed-forward network whose convolutions all artists share and whose norms carry the style.
+
+Every convolution (the *body*) is common; a style is only the scale and shift of the conditional instance norms (CIN,
+Dumoulin et al. 2017, arXiv 1610.07629): the *style code*, 736 numbers for the kiosk tier and 1,440 for the studio tier.
+
+Two rules of this file:
+
+* A private work is a *target*: it is turned into Gram matrices when lessons are made and is never an input of the
+  network. Only public photos are.
+* During training a step uses either the live statistics of the picture at hand or the running statistics of the
+  style, so that a code folded into the convolutions at export (which freezes them) keeps its look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the customary name
+
+from models.contract import Score, Signature, TensorSpec, Work
+from models.measures import ssim
+from models.perceptual import Perceptual, gram
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+BLOCKS: Final = 5
+_HALF_CHANNELS: Final = 16  # channels at half resolution, after the first PixelShuffle
+_EPSILON: Final = 1e-5  # of the norms; the fold uses the same
+_STATISTICS_MOMENTUM: Final = 0.2  # weight of the newest picture in a style's running statistics
+
+_LIVE_SHARE: Final = 0.5  # of the training steps use live statistics, the others the running ones
+
+_STYLE_SIDE: Final = 448  # works are measured at this geometric mean side: strokes as wide as in a 512 px picture
+_PHOTO_SIDE: Final = 320  # photos are fed at about this geometric mean side while training
+_SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixed pixel grid cannot hide from it
+_CONTENT_WEIGHT: Final = 1.0
+_STYLE_WEIGHT: Final = 20.0
+_IDENTITY_WEIGHT: Final = 30.0
+_SMOOTH_WEIGHT: Final = 0.3
+
+
+class StyleNet(nn.Module):
+    """The shared body with a table of style codes.
+
+    8x8 stride-4 stem, five residual blocks at quarter resolution, two PixelShuffle steps back up. Zero padding, dense
+    3x3 convolutions and nothing else: what int8 kernels are best at (figures in the README).
+
+    Attributes:
+        codes: (N, 2 * S) the private scales and shifts, S = sum of the normed channels; row 0 first.
+        norm_mean, norm_var: (N, S) running statistics of every normed convolution, private like the code.
+    """
+
+    norm_mean: Tensor
+    norm_var: Tensor
+
+    def __init__(self, channels: int, codes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 8, stride=4, padding=2, bias=False)
+        self.blocks = nn.ModuleList(_Block(channels) for _ in range(BLOCKS))
+        self.to_half = _conv3(channels, 4 * _HALF_CHANNELS)
+        self.to_full = nn.Conv2d(_HALF_CHANNELS, 12, 3, padding=1)
+        self.widths = (channels,) * (1 + 2 * BLOCKS) + (_HALF_CHANNELS,)
+        total = sum(self.widths)
+        self.codes = nn.Parameter(torch.cat([torch.ones(codes, total), torch.zeros(codes, total)], dim=1))
+        self.register_buffer("norm_mean", torch.zeros(codes, total))
+        self.register_buffer("norm_var", torch.ones(codes, total))
+
+    def forward(
+        self, photo: Tensor, code: Tensor, statistics: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Paint.
+
+        Args:
+            photo: (B, 3, H, W) float32 in [0, 1]; H and W multiples of 4.
+            code: (B, 2 * S) float32.
+            statistics: mean and variance, each (B, S), to norm with; the picture's own if absent.
+
+        Returns:
+            The picture (B, 3, H, W) in [0, 1], and the statistics each norm was given.
+        """
+        norm = _Norms(self.widths, code, statistics)
+        return self.body(photo, norm), norm.seen()
+
+    def body(self, photo: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+        """The convolutions, with ``norm`` after each but the last."""
+        x = F.relu(norm(self.stem(photo * 2.0 - 1.0)))
+        for block in self.blocks:
+            x = block(x, norm)
+        x = F.relu(norm(F.pixel_shuffle(self.to_half(x), 2)))
+        return torch.sigmoid(F.pixel_shuffle(self.to_full(x), 2))
+
+
+class _Block(nn.Module):
+    """Two normed convolutions and a way past them (He et al. 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.a = _conv3(channels, channels)
+        self.b = _conv3(channels, channels)
+
+    def forward(self, x: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+        """x + norm(b(relu(norm(a(x)))))."""
+        changed: Tensor = norm(self.b(F.relu(norm(self.a(x)))))
+        return x + changed
+
+
+class _Norms:
+    """Hands each convolution in turn its slice of the code and, if frozen, of the statistics."""
+
+    def __init__(self, widths: Sequence[int], code: Tensor, statistics: tuple[Tensor, Tensor] | None) -> None:
+        scale, shift = code.chunk(2, dim=1)
+        self._scales = iter(torch.split(scale, list(widths), dim=1))
+        self._shifts = iter(torch.split(shift, list(widths), dim=1))
+        self._frozen = None if statistics is None else zip(*(torch.split(s, list(widths), dim=1) for s in statistics), strict=True)
+        self._means: list[Tensor] = []
+        self._variances: list[Tensor] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # One pass for both moments; instance_norm's backward on the CPU is several times slower.
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+        self._means.append(mean.detach())
+        self._variances.append(variance.detach())
+        if self._frozen is not None:
+            mean, variance = next(self._frozen)
+        gain = next(self._scales) * torch.rsqrt(variance + _EPSILON)
+        offset = next(self._shifts) - mean * gain
+        normed: Tensor = x * gain[:, :, None, None] + offset[:, :, None, None]
+        return normed
+
+    def seen(self) -> tuple[Tensor, Tensor]:
+        return torch.cat(self._means, dim=1), torch.cat(self._variances, dim=1)
+
+
+def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StyleBatch:
+    """One step's worth of lessons.
+
+    Attributes:
+        photo: (B, 3, H, W) float32 in [0, 1], public.
+        code: (B,) int64, the row of ``StyleNet.codes`` each picture is painted with.
+        perceptual: the frozen network the loss looks through.
+        grams: target Gram matrices, one (B, C, C) per perceptual layer.
+        weight: (B,) how much the style counts; 0 for the identity code, which is to give the photo back.
+        live: norm with the picture's own statistics, else with the style's running ones.
+        shift: pixels by which the loss shifts what it looks at, (down, right).
+    """
+
+    photo: Tensor
+    code: Tensor
+    perceptual: Perceptual
+    grams: list[Tensor]
+    weight: Tensor
+    live: bool
+    shift: tuple[int, int]
+
+
+class StyleLessons:
+    """Works become target statistics once, photos become batches; the works themselves are then let go."""
+
+    def __init__(
+        self,
+        perceptual: Perceptual,
+        targets: Sequence[Sequence[Work]],
+        material: Sequence[Work],
+        seed: int,
+        *,
+        size: int,
+        batch: int,
+        settling_steps: int,
+    ) -> None:
+        self._perceptual = perceptual
+        self._seed = seed
+        self._size = size
+        self._batch = batch
+        self._settling_steps = settling_steps
+        self._photos = [_photo(work) for work in material]
+        self._grams = _stacked([_targets(perceptual, works) for works in targets])
+        self._styled = [i for i, works in enumerate(targets) if works]
+        self._plain = [i for i, works in enumerate(targets) if not works]
+
+    def batch(self, step: int) -> StyleBatch:
+        """A seeded draw of photos, crops and codes. A code without works learns to give the photo back."""
+        rng = np.random.default_rng((self._seed, step))
+        codes = [self._draw_code(rng) for _ in range(self._batch)]
+        photos = [self._crop(self._photos[rng.integers(len(self._photos))], rng) for _ in codes]
+        shift = rng.integers(_SHIFT, size=2)
+        live = step < self._settling_steps or rng.random() < _LIVE_SHARE
+        return self._assemble(photos, codes, live=bool(live), shift=(int(shift[0]), int(shift[1])))
+
+    def exam(self) -> Iterable[StyleBatch]:
+        """Every styled code on up to four centre crops."""
+        photos = [_centre(photo, 256) for photo in self._photos[:4]]
+        for code in self._styled:
+            for photo in photos:
+                yield self._assemble([photo], [code], live=True, shift=(0, 0))
+
+    def _draw_code(self, rng: Generator) -> int:
+        plain = self._plain and (not self._styled or rng.random() < 1 / 8)
+        pool = self._plain if plain else self._styled
+        return pool[rng.integers(len(pool))]
+
+    def _crop(self, photo: Tensor, rng: Generator) -> Tensor:
+        size = self._size
+        top = int(rng.integers(photo.shape[1] - size + 1))
+        left = int(rng.integers(photo.shape[2] - size + 1))
+        crop = photo[:, top : top + size, left : left + size]
+        return crop.flip(2) if rng.random() < 0.5 else crop
+
+    def _assemble(self, photos: list[Tensor], codes: list[int], *, live: bool, shift: tuple[int, int]) -> StyleBatch:
+        index = torch.tensor(codes)
+        return StyleBatch(
+            photo=torch.stack(photos),
+            code=index,
+            perceptual=self._perceptual,
+            grams=[layer[index] for layer in self._grams],
+            weight=torch.tensor([float(code in self._styled) for code in codes]),
+            live=live,
+            shift=shift,
+        )
+
+
+def _photo(work: Work, side: int = _PHOTO_SIDE) -> Tensor:
+    """(H, W, 3) uint8 → (3, h, w) float32 in [0, 1] with a geometric mean side of ``side`` and no side under 192."""
+    picture = torch.tensor(work).permute(2, 0, 1)[None].float() / 255.0
+    height, width = picture.shape[2:]
+    scale = max(side / math.sqrt(height * width), 192 / min(height, width))
+    size = (round(height * scale), round(width * scale))
+    return F.interpolate(picture, size=size, mode="bicubic", antialias=True).clamp(0, 1)[0]
+
+
+def _centre(photo: Tensor, size: int) -> Tensor:
+    height, width = (min(size, side) // 4 * 4 for side in photo.shape[1:])
+    top, left = (photo.shape[1] - height) // 2, (photo.shape[2] - width) // 2
+    return photo[:, top : top + height, left : left + width]
+
+
+@torch.no_grad()
+def _targets(perceptual: Perceptual, works: Sequence[Work]) -> list[Tensor]:
+    """The mean Gram matrices of an artist's works: each work counts the same, whatever its size."""
+    per_work = [[gram(f)[0] for f in _two_scales(perceptual, _photo(work, _STYLE_SIDE)[None])] for work in works]
+    return [torch.stack(layer).mean(dim=0) for layer in zip(*per_work, strict=True)]
+
+
+def _two_scales(perceptual: Perceptual, picture: Tensor) -> list[Tensor]:
+    """Feature maps of the picture, then of the picture at half size: fine strokes and broad ones."""
+    return [*perceptual.features(picture), *perceptual.features(F.avg_pool2d(picture, 2))]
+
+
+def _stacked(targets: Sequence[list[Tensor]]) -> list[Tensor]:
+    """One (N, C, C) tensor per layer; a code without works gets zeros, which carry no weight."""
+    shapes = next((t for t in targets if t), [])
+    return [
+        torch.stack([target[i] if target else torch.zeros_like(like) for target in targets])
+        for i, like in enumerate(shapes)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class StyleObjective:
+    """Content + style, for body and codes at once: a code is small and may take longer steps."""
+
+    name: str = "style"
+    body_rate: float = 2e-3
+    code_rate: float = 1e-2
+
+    def rate(self, parameter: str) -> float:
+        """See ``Objective.rate``."""
+        return self.body_rate if is_body(parameter) else self.code_rate
+
+    def loss(self, net: StyleNet, batch: StyleBatch) -> Tensor:
+        """Perceptual loss of Johnson et al. 2016, each layer's style divided by its target's own size.
+
+        Without that division, an artist of strong contrast pulls the body harder than a quiet one (Cheng et al.,
+        CVPR 2021, "Style-Aware Normalized Loss").
+        """
+        picture = _painted(net, batch)
+        down, right = batch.shift
+        seen, photo = picture[:, :, down:, right:], batch.photo[:, :, down:, right:]
+        painted = _two_scales(batch.perceptual, seen)
+        with torch.no_grad():
+            original = batch.perceptual.features(photo)[-1]
+        deepest = len(painted) // 2 - 1
+        styled = batch.weight
+        content = (_whitened(painted[deepest]) - _whitened(original)).square().mean(dim=(1, 2, 3))
+        style = _style_distance(painted, batch.grams)
+        identity = (picture - batch.photo).abs().mean(dim=(1, 2, 3))
+        smooth = _roughness(picture)
+        return torch.mean(
+            styled * (_CONTENT_WEIGHT * content + _STYLE_WEIGHT * style + _SMOOTH_WEIGHT * smooth)
+            + (1 - styled) * (content + _IDENTITY_WEIGHT * identity)
+        )
+
+
+def _painted(net: StyleNet, batch: StyleBatch) -> Tensor:
+    """Paint a training step, letting live steps teach the styles' running statistics."""
+    statistics = None if batch.live else (net.norm_mean[batch.code], net.norm_var[batch.code])
+    picture, (mean, variance) = net(batch.photo, net.codes[batch.code], statistics)
+    if batch.live:
+        _observe_inplace(net, batch.code, mean, variance)
+    return picture
+
+
+def _style_distance(painted: Sequence[Tensor], grams: Sequence[Tensor]) -> Tensor:
+    """Squared Gram distance relative to the target's own size, averaged over layers: (B,)."""
+    layers = [
+        (gram(f) - target).square().sum(dim=(1, 2)) / target.square().sum(dim=(1, 2)).clamp_min(1e-6)
+        for f, target in zip(painted, grams, strict=True)
+    ]
+    return torch.stack(layers).mean(dim=0)
+
+
+def _whitened(features: Tensor) -> Tensor:
+    """Features without their per-channel mean and size: content should not fight over palette and contrast."""
+    variance, mean = torch.var_mean(features, dim=(2, 3), correction=0, keepdim=True)
+    return (features - mean) * torch.rsqrt(variance + 1e-3)
+
+
+def _roughness(picture: Tensor) -> Tensor:
+    """Mean absolute second difference at distance one, where a pixel grid shows: (B,)."""
+    across = picture[..., 2:] - 2 * picture[..., 1:-1] + picture[..., :-2]
+    down = picture[..., 2:, :] - 2 * picture[..., 1:-1, :] + picture[..., :-2, :]
+    return across.abs().mean(dim=(1, 2, 3)) + down.abs().mean(dim=(1, 2, 3))
+
+
+@torch.no_grad()
+def _observe_inplace(net: StyleNet, codes: Tensor, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics of the codes that were painted with towards what was seen."""
+    for row, m, v in zip(codes.tolist(), mean, variance, strict=True):
+        net.norm_mean[row].lerp_(m, _STATISTICS_MOMENTUM)
+        net.norm_var[row].lerp_(v, _STATISTICS_MOMENTUM)
+
+
+def is_body(parameter: str) -> bool:
+    """Whether the tensor of that name is part of the shared body: the convolutions, and only they."""
+    return parameter.split(".", maxsplit=1)[0] in ("stem", "blocks", "to_half", "to_full")
+
+
+class ExactGraph(nn.Module):
+    """Photo and code in, picture out, norms computed live: what ships. uint8 at both ends, so bytes are all it takes."""
+
+    def __init__(self, net: StyleNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, photo: Tensor, code: Tensor) -> Tensor:
+        """(1, H, W, 3) uint8 and (1, 2 * S) float32 → (1, H, W, 3) uint8."""
+        x = photo.permute(0, 3, 1, 2).float() / 255.0
+        picture = self.net.body(x, _OnnxNorms(self.net.widths, code))
+        return torch.round(picture * 255.0).permute(0, 2, 3, 1).to(torch.uint8)
+
+
+class _OnnxNorms:
+    """The norms as one ONNX operator each, with scale and shift computed from the code.
+
+    torch's own export spells an instance norm out in a dozen operators; ONNX Runtime has a kernel for the whole, and
+    the fold finds it by name.
+    """
+
+    def __init__(self, widths: Sequence[int], code: Tensor) -> None:
+        scale, shift = code.reshape(-1).chunk(2)
+        self._scales = iter(torch.split(scale, list(widths)))
+        self._shifts = iter(torch.split(shift, list(widths)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        arguments = (x, next(self._scales), next(self._shifts))
+        attributes: dict[str, Any] = {"epsilon": _EPSILON}
+        return torch.onnx.ops.symbolic("InstanceNormalization", arguments, attributes, dtype=x.dtype, shape=x.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class StyleModality:
+    """The style modality in one of its tiers.
+
+    Attributes:
+        name: "style-kiosk" or "style-studio".
+        channels: width of the body.
+        crop: side of the training crops in pixels.
+        batch: crops per step.
+        settling_steps: first steps that use live statistics only, where running ones mean nothing yet.
+    """
+
+    name: str
+    channels: int
+    crop: int = 128
+    batch: int = 2
+    settling_steps: int = 0
+    backbones: tuple[str, ...] = ("vgg19",)
+    objectives: tuple[StyleObjective, ...] = (StyleObjective(),)
+
+    @property
+    def signature(self) -> Signature:
+        """See ``Modality.signature``."""
+        picture = (1, None, None, 3)
+        return Signature(
+            medium="image",
+            sampler="feed-forward",
+            content=TensorSpec("photo", "uint8", picture),
+            code=TensorSpec("code", "float32", (1, 2 * (self.channels * (1 + 2 * BLOCKS) + _HALF_CHANNELS))),
+            output=TensorSpec("picture", "uint8", picture),
+            multiple=4,
+            margin=16,
+        )
+
+    def build(self, seed: int, codes: int = 1) -> StyleNet:
+        """See ``Modality.build``: He initialisation; the PixelShuffle layers start without a checkerboard."""
+        generator = torch.Generator().manual_seed(seed)
+        net = StyleNet(self.channels, codes)
+        for conv in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu", generator=generator)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        _smooth_shuffle_inplace(net.to_half)
+        _smooth_shuffle_inplace(net.to_full, gain=0.3)
+        return net
+
+    def lessons(
+        self,
+        targets: Sequence[Sequence[Work]],
+        material: Sequence[Work],
+        backbones: Mapping[str, Perceptual],
+        seed: int,
+    ) -> StyleLessons:
+        """See ``Modality.lessons``; a code without works learns to give the photo back."""
+        return StyleLessons(
+            backbones[self.backbones[0]],
+            targets,
+            material,
+            seed,
+            size=self.crop,
+            batch=self.batch,
+            settling_steps=self.settling_steps,
+        )
+
+    def graph(self, net: StyleNet) -> nn.Module:
+        """See ``Modality.graph``."""
+        return ExactGraph(net)
+
+    def constrain_inplace(self, net: StyleNet) -> None:
+        """See ``Modality.constrain_inplace``: both PixelShuffle layers keep even phases."""
+        _even_phases_inplace(net.to_half)
+        _even_phases_inplace(net.to_full)
+
+    def is_shared(self, parameter: str) -> bool:
+        """See ``Modality.is_shared``."""
+        return is_body(parameter)
+
+    @torch.no_grad()
+    def score(self, net: StyleNet, batches: Iterable[StyleBatch]) -> Score:
+        """Mean normalised Gram distance, and mean luminance SSIM between photo and picture."""
+        styles, contents = [], []
+        for batch in batches:
+            picture, _ = net(batch.photo, net.codes[batch.code])
+            styles.append(_style_distance(_two_scales(batch.perceptual, picture), batch.grams).mean().item())
+            contents += [ssim(a, b) for a, b in zip(_pixels(batch.photo), _pixels(picture), strict=True)]
+        return Score(style=float(np.mean(styles)), content=float(np.mean(contents)))
+
+
+def _smooth_shuffle_inplace(conv: nn.Conv2d, gain: float = 1.0) -> None:
+    """ICNR (Aitken et al. 2017, arXiv 1707.02937): the four sub-pixels of a PixelShuffle start out equal."""
+    with torch.no_grad():
+        conv.weight.copy_(conv.weight[::4].repeat_interleave(4, dim=0) * gain)
+
+
+@torch.no_grad()
+def _even_phases_inplace(conv: nn.Conv2d) -> None:
+    """Give the four sub-pixels of each PixelShuffle channel the same answer to a flat input.
+
+    Otherwise every flat area carries a fixed pattern of the upscaling's period (Sugawara et al. 2018, arXiv 1806.02658,
+    remove it with a filter after the upscaling; asking it of the weights costs nothing when painting). The set of such
+    weights is linear, so averages and sums of constrained bodies are constrained too.
+    """
+    phases = conv.weight.view(-1, 4, *conv.weight.shape[1:])
+    sums = phases.sum(dim=(3, 4), keepdim=True)
+    phases -= (sums - sums.mean(dim=1, keepdim=True)) / (conv.kernel_size[0] * conv.kernel_size[1])
+    if conv.bias is not None:
+        biases = conv.bias.view(-1, 4)
+        biases.copy_(biases.mean(dim=1, keepdim=True).expand_as(biases))
+
+
+def _pixels(pictures: Tensor) -> list[Work]:
+    return [(p.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy() for p in pictures]
+
+
+MODALITIES: Final = (StyleModality("style-kiosk", 32), StyleModality("style-studio", 64))

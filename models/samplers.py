@@ -1,0 +1,88 @@
+"""How a compiled graph becomes a work, for each sampler a signature can name. numpy only: a gallery paints with this."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from models.contract import Signature, Work
+
+Feed: TypeAlias = Mapping[str, npt.NDArray[np.generic]]
+Run: TypeAlias = Callable[[Feed], Mapping[str, npt.NDArray[np.generic]]]
+"""A compiled graph: named inputs in, named outputs out."""
+
+Code: TypeAlias = npt.NDArray[np.float32]
+
+
+def paint(run: Run, signature: Signature, photo: Work, code: Code | None) -> Work:
+    """One pass of a feed-forward graph.
+
+    The photo's edge is repeated outwards by ``signature.margin`` pixels and cut off again, so that the zero padding
+    inside the network never shows.
+
+    Args:
+        run: a compiled exact graph (with ``code``) or folded graph (without).
+        signature: of the modality.
+        photo: (H, W, 3) uint8, H and W at least 1.
+        code: (D,) float32, or None for a folded graph.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    feed: dict[str, npt.NDArray[np.generic]] = {signature.content.name: pad(photo, signature)}
+    if code is not None:
+        feed[signature.code.name] = code.reshape(1, -1)
+    picture = run(feed)[signature.output.name]
+    height, width = photo.shape[:2]
+    top = left = signature.margin
+    return np.ascontiguousarray(picture[0, top : top + height, left : left + width], dtype=np.uint8)
+
+
+def pad(photo: Work, signature: Signature) -> Work:
+    """(H, W, 3) → (1, H', W', 3) with the margin on every side, and more below and right up to the multiple."""
+    margin, multiple = signature.margin, signature.multiple
+    extra = [(-(side + 2 * margin)) % multiple for side in photo.shape[:2]]
+    rows, columns = ((margin, margin + more) for more in extra)
+    return np.pad(photo, (rows, columns, (0, 0)), mode="edge")[None]
+
+
+def paint_with_strength(
+    run: Run, signature: Signature, photo: Work, code: Code, identity: Code, strength: float
+) -> Work:
+    """Between the photo and the style, on an exact graph.
+
+    The code moves from the identity code to the style's; what the identity code alone fails to give back of the photo
+    is added in the measure of what is missing, so that strength 0 is the photo itself and nothing jumps on the way.
+
+    Args:
+        run: a compiled exact graph.
+        signature: of the modality.
+        photo: (H, W, 3) uint8.
+        code: (D,) float32 of the style.
+        identity: (D,) float32 of the identity.
+        strength: 0 (the photo) to 1 (the style).
+    """
+    if strength >= 1:
+        return paint(run, signature, photo, code)
+    if strength <= 0:
+        return photo.copy()
+    painted = paint(run, signature, photo, identity + np.float32(strength) * (code - identity))
+    missing = photo.astype(np.int16) - paint(run, signature, photo, identity)
+    return np.clip(painted + (1 - strength) * missing + 0.5, 0, 255).astype(np.uint8)
+
+
+def mix(codes: Mapping[str, Code], weights: Mapping[str, float]) -> Code:
+    """The weighted mean of style codes: blending styles is arithmetic on codes (Dumoulin et al. 2017, section 3.3).
+
+    Raises:
+        ValueError: no weight is above zero, or one is below.
+    """
+    total = sum(weights.values())
+    if not 0 < total < math.inf or min(weights.values()) < 0:  # NaN passes neither comparison
+        raise ValueError("the weights of a mix must be finite and not negative, and one must be above zero")
+    mixed = sum(codes[name] * np.float32(weight / total) for name, weight in weights.items())
+    return np.asarray(mixed, dtype=np.float32)

@@ -1,0 +1,128 @@
+"""One training loop for every modality, on an artist's node, at the coordinator's gate and for the base body.
+
+It knows objectives and batches and nothing of what they are about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from models.contract import Lessons, Modality
+
+Net = TypeVar("Net", bound=nn.Module)
+Batch = TypeVar("Batch")
+
+
+class DivergedError(ArithmeticError):
+    """A loss was not finite; the network must not be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and what to train.
+
+    Attributes:
+        steps: batches to learn from, at least 1.
+        private_only: leave every shared tensor as it is.
+        first_step: number of the first batch, so that a later call goes on instead of seeing the same batches again.
+        rate_scale: multiplies every learning rate.
+        shared_scale: multiplies those of the shared tensors once more.
+        final_rate: fraction of the rate that is left at the last step (cosine decay in between).
+        is_cancelled: asked before each step; when true the training ends early with what it has.
+    """
+
+    steps: int
+    private_only: bool = False
+    first_step: int = 0
+    rate_scale: float = 1.0
+    shared_scale: float = 1.0
+    final_rate: float = 0.1
+    is_cancelled: Callable[[], bool] = lambda: False
+
+
+def fit(
+    net: Net,
+    modality: Modality[Net, Batch],
+    lessons: Lessons[Batch],
+    plan: Plan,
+    on_step: Callable[[int, float], None] = lambda _step, _loss: None,
+) -> float:
+    """Train a network in place.
+
+    Args:
+        net: trained in place.
+        modality: whose objectives are taken in turn, one batch each.
+        lessons: where batches come from.
+        plan: see ``Plan``.
+        on_step: told the number of steps done and the loss of the last.
+
+    Returns:
+        The mean loss of the last tenth of the steps.
+
+    Raises:
+        DivergedError: a loss was NaN or infinite; the network is then spoilt.
+    """
+    optimisers = [_optimiser(net, modality, index, plan) for index in range(len(modality.objectives))]
+    losses: list[float] = []
+    for step in range(plan.steps):
+        if plan.is_cancelled():
+            break
+        batch = lessons.batch(plan.first_step + step)
+        for objective, (optimiser, schedule) in zip(modality.objectives, optimisers, strict=True):
+            _listen_inplace(net, optimiser)
+            loss = objective.loss(net, batch)
+            if not torch.isfinite(loss):
+                raise DivergedError(f"the loss of step {step} is not a finite number")
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimiser.step()
+            schedule.step()
+            if not plan.private_only:  # even a projection that changes nothing may round, and the body has a digest
+                modality.constrain_inplace(net)
+            losses.append(loss.item())
+        on_step(step + 1, losses[-1])
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / max(1, len(tail))
+
+
+def _optimiser(
+    net: Net, modality: Modality[Net, Batch], index: int, plan: Plan
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Adam over what the objective trains, with a short warm-up and a cosine decay."""
+    objective = modality.objectives[index]
+    groups = []
+    for name, parameter in net.named_parameters():
+        rate = objective.rate(name) * plan.rate_scale
+        if modality.is_shared(name):
+            rate *= 0.0 if plan.private_only else plan.shared_scale
+        if rate > 0:
+            groups.append({"params": [parameter], "lr": rate})
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    warm_up = max(1, min(20, plan.steps // 10))
+    rising = torch.optim.lr_scheduler.LinearLR(optimiser, 0.1, total_iters=warm_up)
+    falling = torch.optim.lr_scheduler.LambdaLR(optimiser, _Cosine(max(1, plan.steps - warm_up), plan.final_rate))
+    return optimiser, torch.optim.lr_scheduler.SequentialLR(optimiser, [rising, falling], milestones=[warm_up])
+
+
+def _listen_inplace(net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Let exactly what an optimiser trains take gradients, and forget those of the objective before it."""
+    net.zero_grad(set_to_none=True)
+    trained = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+    for parameter in net.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cosine:
+    """1 → ``final`` over ``steps``."""
+
+    steps: int
+    final: float
+
+    def __call__(self, step: int) -> float:
+        progress = min(1.0, step / self.steps)
+        return self.final + (1 - self.final) * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))

@@ -1,0 +1,122 @@
+"""What an artist's machine sends: how far training moved the shared body, and nothing else.
+
+A body is a set of named arrays. On the wire it is one flat array, since the cost of a Flower message follows its number
+of tensors and not its bytes; ``Layout`` says which stretch of it is which tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Flat: TypeAlias = npt.NDArray[np.float32]
+Arrays: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
+
+
+class LayoutError(ValueError):
+    """Arrays and layout do not belong together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names and shapes of a body's tensors, sorted by name."""
+
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Layout:
+        """The layout of some arrays."""
+        return cls(tuple((name, arrays[name].shape) for name in sorted(arrays)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Tensor names in order."""
+        return tuple(name for name, _ in self.tensors)
+
+    @property
+    def size(self) -> int:
+        """Numbers in the flat array."""
+        return sum(math.prod(shape) for _, shape in self.tensors)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of names and shapes: two machines with the same digest mean the same by a flat array."""
+        return hashlib.sha256(json.dumps(self.tensors).encode()).hexdigest()
+
+    def flatten(self, arrays: Arrays) -> Flat:
+        """Arrays → one float32 vector of ``size`` numbers.
+
+        Raises:
+            LayoutError: other names or shapes.
+        """
+        if Layout.of(arrays) != self:
+            raise LayoutError("the arrays have other names or shapes than the layout")
+        return np.concatenate([np.ravel(arrays[name]).astype(np.float32, copy=False) for name in self.names])
+
+    def unflatten(self, flat: Flat) -> dict[str, Flat]:
+        """One vector → arrays.
+
+        Raises:
+            LayoutError: another length.
+        """
+        if flat.shape != (self.size,):
+            raise LayoutError(f"expected {self.size} numbers, got an array of shape {flat.shape}")
+        arrays, start = {}, 0
+        for name, shape in self.tensors:
+            end = start + math.prod(shape)
+            arrays[name] = flat[start:end].reshape(shape).copy()
+            start = end
+        return arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the coordinator asks of a node in one round.
+
+    Attributes:
+        federation: name of the federation.
+        modality: registry name of the kind of art.
+        round: 1, 2, ...
+        body: the current body, flat.
+        layout_digest: of the body's layout.
+        steps: batches to train on.
+        clip: greatest L2 norm an update may have; the node clips to it, the coordinator checks it.
+    """
+
+    federation: str
+    modality: str
+    round: int
+    body: Flat
+    layout_digest: str
+    steps: int
+    clip: float
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a node answers.
+
+    Attributes:
+        round: the assignment's.
+        tensors: names of the shared tensors, in the order of the flat array.
+        layout_digest: of the body's layout.
+        delta: trained body minus assigned body, flat, clipped.
+        loss_before: mean training loss over the first tenth of the steps.
+        loss_after: mean training loss over the last tenth.
+        steps: batches really trained on.
+    """
+
+    round: int
+    tensors: tuple[str, ...]
+    layout_digest: str
+    delta: Flat
+    loss_before: float
+    loss_after: float
+    steps: int

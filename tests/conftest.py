@@ -1,0 +1,76 @@
+"""What holds for every test: no network but loopback, a home of its own, one torch thread, the same random draws."""
+
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("sfumato", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.load_profile("sfumato")
+
+_LOCAL_NAMES = frozenset({"", "localhost", "ip6-localhost"})
+
+
+def is_loopback(family: int, address: object) -> bool:
+    """Whether a socket of that family stays on this machine when it talks to that address."""
+    if family == socket.AF_UNIX:
+        return True
+    if family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple) or not address:
+        return False
+    host = address[0].decode() if isinstance(address[0], bytes) else str(address[0])
+    if host in _LOCAL_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _guarded(method: str) -> Callable[..., Any]:
+    original = getattr(socket.socket, method)
+
+    def checked(self: socket.socket, *arguments: Any) -> Any:
+        # The address is connect's only argument and sendto's last.
+        if not is_loopback(self.family, arguments[-1]):
+            pytest.fail(f"a test may talk to this machine only, and this one called {method}({arguments[-1]!r})")
+        return original(self, *arguments)
+
+    return checked
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _loopback_only() -> Iterator[None]:
+    """Fail whoever calls out. ``pytest.fail`` is no ``Exception``, so that no ``except`` of ours swallows it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for method in ("connect", "connect_ex", "sendto"):
+            patch.setattr(socket.socket, method, _guarded(method))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _temporary_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the person's own home out of the tests; child processes inherit this one."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith(("SFUMATO_", "XDG_"))]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        patch.setenv("SFUMATO_HOME", str(home / "sfumato"))
+        yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Forgive one warning: typer imports what newer click deprecates. Goes when a typer is out that does not."""
+    config.addinivalue_line("filterwarnings", r"ignore:'click\.utils\.\w+' is deprecated:DeprecationWarning")
+
+
+def pytest_runtest_setup() -> None:
+    """One thread for torch, should a test have brought it in: sums in one order, and the second core left to others."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)

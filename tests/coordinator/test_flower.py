@@ -1,0 +1,610 @@
+"""The public port's filter, the SuperLink's life and its control, and Flower's private functions held to the pin."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coordinator import flower
+from coordinator.flower import (
+    BodyLimits,
+    FlowerControl,
+    FlowerUnavailable,
+    NodeKeyRefused,
+    RunState,
+    RunUnknown,
+    SuperlinkSettings,
+    public_filter,
+)
+from export.flower_bundle import fab_digest
+from export.processes import Child, child_environment, free_port
+from tests.flower_harness import (
+    SECRET_PATH,
+    Federation,
+    build_test_fab,
+    command_of,
+    federation,
+    make_node_key,
+    superlink_settings,
+    until,
+)
+
+FLEET = "/v1/fleet/pull-messages"
+
+# --- The filter ------------------------------------------------------------------------------------------------------
+
+
+def app_named(name: str) -> ASGIApp:
+    """Return an app that reads its body and answers with its name and the body's length."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                await send({"type": "gone"})
+                return
+            size, more = size + len(message["body"]), message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": f"{name} {size}".encode()})
+
+    return app
+
+
+def ask(
+    path: str,
+    method: str = "POST",
+    *,
+    headers: list[tuple[bytes, bytes]] | None = None,
+    body: bytes = b"",
+    limits: BodyLimits | None = None,
+    **scope: Any,
+) -> list[Message]:
+    """Return what the filter sends for one request."""
+    sent: list[Message] = []
+    app = public_filter(app_named("flower"), app_named("endpoint"), limits or BodyLimits())
+    request = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": [(b"content-length", str(len(body)).encode())] if headers is None else headers,
+    }
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    _run(app(request | scope, receive, send))
+    return sent
+
+
+def _run(answer: Awaitable[None]) -> None:
+    async def run() -> None:
+        await answer
+
+    asyncio.run(run())
+
+
+def status(sent: list[Message]) -> int:
+    """Return the status of an answer, and insist that a refusal has an empty body."""
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    code: int = sent[0]["status"]
+    assert code == 200 or sent[1]["body"] == b""
+    return code
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    ],
+)
+def test_calls_of_a_node_reach_flower(call: str) -> None:
+    assert ask(f"/v1/fleet/{call}", body=b"abc")[1]["body"] == b"flower 3"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_health_reaches_flower(method: str) -> None:
+    assert ask("/health", method)[1]["body"] == b"flower 0"
+
+
+@pytest.mark.parametrize("path", ["/sfumato/join", "/sfumato/releases/7/body.safetensors", "/sfumato/a-b_c~d.e"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+def test_everything_below_sfumato_reaches_the_endpoint(path: str, method: str) -> None:
+    assert ask(path, method, body=b"ab")[1]["body"] == b"endpoint 2"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "",
+        "*",
+        "/docs",
+        "/openapi.json",
+        "/v1/control/start-run",
+        "/v1/runtime/acquire-task",
+        "/v1/responses",
+        "/v1/fleet",
+        "/v1/fleet/",
+        "/v1/fleet/register-node",
+        "/v1/fleet/unregister-node",
+        "/v1/fleet/pull-messages/",
+        "/v1/fleet/pull-messages/../../control/start-run",
+        "/v1/fleet/../control/start-run",
+        "/v1/fleet/./pull-messages",
+        "/v1/fleet//pull-messages",
+        "//v1/fleet/pull-messages",
+        "/v1//fleet/pull-messages",
+        "/V1/fleet/pull-messages",
+        "/v1/Fleet/pull-messages",
+        "/v1/fleet/PULL-MESSAGES",
+        "/v1/fleet/pull-messages\n",
+        "/v1/fleet/pull-messages;a",
+        "/v1/fleet\\pull-messages",
+        "/health/",
+        "/Health",
+        "/health/../docs",
+        "http://127.0.0.1/v1/fleet/pull-messages",
+        "/sfumato",
+        "/sfumato/",
+        "/sfumatox/join",
+        "/Sfumato/join",
+        "/sfumato//join",
+        "/sfumato/../v1/control/start-run",
+        "/sfumato/join/..",
+        "/sfumato/.hidden",
+        "/sfumato/join\n",
+        "/sfumato/jo in",
+        "/sfumato/fläche",
+    ],
+)
+def test_any_other_path_is_refused(path: str) -> None:
+    assert status(ask(path)) == 403
+    assert status(ask(path, "GET")) == 403
+
+
+@pytest.mark.parametrize(
+    ("raw", "decoded"),
+    [
+        (b"/v1/fleet/%2e%2e/control/start-run", "/v1/fleet/../control/start-run"),
+        (b"/v1%2ffleet/pull-messages", FLEET),
+        (b"/v1/fleet/pull%2dmessages", FLEET),
+        (b"/sfumato/%6aoin", "/sfumato/join"),
+        (b"/%68ealth", "/health"),
+    ],
+)
+def test_a_path_that_was_encoded_is_refused_even_if_it_decodes_to_a_good_one(raw: bytes, decoded: str) -> None:
+    assert status(ask(decoded, raw_path=raw)) == 403
+    assert status(ask(decoded, "GET", raw_path=raw)) == 403
+
+
+@pytest.mark.parametrize(("path", "method"), [(FLEET, "GET"), (FLEET, "OPTIONS"), ("/health", "POST")])
+def test_another_method_is_refused(path: str, method: str) -> None:
+    assert status(ask(path, method)) == 403
+
+
+def test_a_websocket_is_closed() -> None:
+    assert ask(FLEET, type="websocket") == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_a_lifespan_event_reaches_nobody() -> None:
+    assert ask(FLEET, type="lifespan") == []
+
+
+@pytest.mark.parametrize(("size", "expected"), [(9, 200), (10, 200), (11, 413)])
+@pytest.mark.parametrize("path", [FLEET, "/sfumato/join"])
+def test_a_body_has_a_largest_size(path: str, size: int, expected: int) -> None:
+    assert status(ask(path, body=b"x" * size, limits=BodyLimits(one_max_bytes=10))) == expected
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"transfer-encoding", b"chunked")],
+        [(b"Transfer-Encoding", b"chunked"), (b"content-length", b"1")],
+        [(b"content-length", b"1"), (b"content-length", b"2")],
+        [(b"content-length", b"-1")],
+        [(b"content-length", b"1e3")],
+        [(b"content-length", b"9" * 19)],
+        [(b"content-length", b"")],
+    ],
+)
+def test_a_body_says_how_long_it_is(headers: list[tuple[bytes, bytes]]) -> None:
+    assert status(ask(FLEET, headers=headers)) == 411
+
+
+def test_no_length_means_no_body() -> None:
+    assert status(ask(FLEET, headers=[])) == 200
+
+
+def test_bodies_have_a_largest_size_together() -> None:
+    async def scenario() -> list[int]:
+        codes: list[int] = []
+        release = asyncio.Event()
+
+        async def hold(scope: Scope, receive: Receive, send: Send) -> None:
+            await release.wait()
+            await app_named("flower")(scope, receive, send)
+
+        app = public_filter(hold, hold, BodyLimits(one_max_bytes=10, together_max_bytes=20))
+
+        async def request(size: int) -> None:
+            async def receive() -> Message:
+                return {"type": "http.request", "body": b"x" * size, "more_body": False}
+
+            async def send(message: Message) -> None:
+                codes.append(message.get("status", 0))
+
+            headers = [(b"content-length", str(size).encode())]
+            scope = {"type": "http", "method": "POST", "path": FLEET, "raw_path": FLEET.encode(), "headers": headers}
+            await app(scope, receive, send)
+
+        held = [asyncio.create_task(request(10)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await request(1)  # One too many,
+        codes.append(-1)
+        release.set()
+        await asyncio.gather(*held, request(0))  # but no body is never too much,
+        codes.append(-1)
+        await request(10)  # and room comes back.
+        return [code for code in codes if code]
+
+    assert asyncio.run(scenario()) == [503, -1, 200, 200, 200, -1, 200]
+
+
+def test_a_body_that_does_not_come_counts_as_a_sender_gone() -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    app = public_filter(app_named("flower"), app_named("endpoint"), BodyLimits(timeout_s=0.01))
+    scope = {"type": "http", "method": "POST", "path": FLEET, "raw_path": FLEET.encode()}
+    _run(app(scope | {"headers": [(b"content-length", b"5")]}, receive, send))
+
+    assert sent == [{"type": "gone"}]
+
+
+def test_waiting_for_a_disconnect_is_not_bounded() -> None:
+    async def scenario() -> Message:
+        messages = [
+            {"type": "http.request", "body": b"", "more_body": False},
+            {"type": "http.disconnect", "late": True},
+        ]
+
+        async def receive() -> Message:
+            await asyncio.sleep(0.05 if len(messages) == 1 else 0)
+            return messages.pop(0)
+
+        bounded = flower._in_time(receive, 0.02)
+        await bounded()
+        return await bounded()
+
+    assert asyncio.run(scenario()) == {"type": "http.disconnect", "late": True}
+
+
+# --- Contracts with the pinned Flower --------------------------------------------------------------------------------
+
+
+def test_the_ten_calls_are_flowers_but_for_the_two_of_nodes_without_a_key() -> None:
+    from flwr.superlink.routers.fleet.router import router  # noqa: PLC0415  (a server's worth of modules)
+
+    routes = {route.path for route in router.routes}  # type: ignore[attr-defined]
+
+    assert routes - flower._FLEET_CALLS == {"/v1/fleet/register-node", "/v1/fleet/unregister-node"}
+    assert routes >= flower._FLEET_CALLS
+
+
+def test_flowers_app_has_node_authentication_and_a_secret(tmp_path: Path) -> None:
+    settings = superlink_settings(tmp_path)
+
+    app: Any = flower._flower_app(settings, 1)
+
+    assert app.state.enable_supernode_auth is True
+    assert app.state.superexec_auth_secret == settings.secret_file.read_bytes()
+    assert settings.database.exists()
+
+
+# --- Processes of the coordinator ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> SuperlinkSettings:
+    """Return settings in an empty home."""
+    return superlink_settings(tmp_path)
+
+
+def test_superlink_refuses_an_environment_that_is_not_a_childs(
+    settings: SuperlinkSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in child_environment(settings.flwr_home, {}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+
+    with pytest.raises(FlowerUnavailable, match=r"FLWR_TELEMETRY_ENABLED$"):
+        flower.serve_superlink(settings, app_named("endpoint"))
+
+
+def test_a_taken_port_is_refused_by_name() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(FlowerUnavailable, match=f"port {taken.getsockname()[1]} "),
+        flower._listen("127.0.0.1", taken.getsockname()[1], 0),
+    ):
+        pass
+
+
+def test_port_zero_means_the_last_one_while_it_is_free() -> None:
+    last = free_port()
+
+    with flower._listen("127.0.0.1", 0, last) as first:
+        assert first.getsockname()[1] == last
+        with flower._listen("127.0.0.1", 0, last) as second:
+            assert second.getsockname()[1] != last
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"pid": 1}', b'{"loopback_port": "x"}', b"7" * 9999])
+def test_no_endpoint_without_a_whole_file(settings: SuperlinkSettings, content: bytes | None) -> None:
+    if content is not None:
+        settings.endpoint_file.write_bytes(content)
+
+    assert flower.superlink_endpoint(settings) is None
+
+
+def test_no_endpoint_when_its_process_is_gone(settings: SuperlinkSettings) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    settings.endpoint_file.write_text(json.dumps({"loopback_port": 1, "public_port": 2, "pid": gone.pid}))
+
+    assert flower.superlink_endpoint(settings) is None
+
+
+def test_no_endpoint_when_nobody_answers(settings: SuperlinkSettings) -> None:
+    settings.endpoint_file.write_text(json.dumps({"loopback_port": free_port(), "public_port": 2, "pid": os.getpid()}))
+
+    assert flower.superlink_endpoint(settings) is None
+
+
+def test_waiting_for_a_superlink_that_ended_says_so(settings: SuperlinkSettings) -> None:
+    with (
+        Child.start("superlink", ["false"], environment={"PATH": os.defpath}) as child,
+        pytest.raises(FlowerUnavailable, match="exit code 1"),
+    ):
+        flower.wait_for_superlink(settings, child)
+
+
+def test_waiting_for_a_superlink_has_an_end(settings: SuperlinkSettings) -> None:
+    with (
+        Child.start("superlink", ["sleep", "600"], environment={"PATH": os.defpath}) as child,
+        pytest.raises(FlowerUnavailable, match="not up within 0 s"),
+    ):
+        flower.wait_for_superlink(settings, child, timeout_s=0.2)
+
+
+def test_superexec_is_told_the_port_and_the_secret(settings: SuperlinkSettings) -> None:
+    command = flower.superexec_command(settings, 4711)
+
+    assert Path(command[0]).exists()
+    assert command[command.index("--runtime-api-address") + 1] == "127.0.0.1:4711"
+    assert command[command.index("--superexec-auth-secret-file") + 1] == str(settings.secret_file)
+    assert "--allow-runtime-dependency-installation" not in command
+
+
+# --- Control ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "phase", "over"),
+    [
+        (("pending", ""), "pending", False),
+        (("starting", ""), "pending", False),
+        (("running", ""), "running", False),
+        (("finished", "completed"), "finished", True),
+        (("finished", "failed"), "failed", True),
+        (("finished", "stopped"), "stopped", True),
+    ],
+)
+def test_flowers_words_for_a_run_are_translated(words: tuple[str, str], phase: str, *, over: bool) -> None:
+    state = flower._run_state(*words, "why")
+
+    assert (state.phase, state.details, state.is_over) == (phase, "why", over)
+
+
+@pytest.mark.parametrize("words", [("finished", ""), ("finished", "odd"), ("", ""), ("odd", "")])
+def test_an_unfamiliar_word_for_a_run_is_an_error(words: tuple[str, str]) -> None:
+    with pytest.raises(FlowerUnavailable, match="unfamiliar run status"):
+        flower._run_state(*words, "")
+
+
+def test_an_unfamiliar_word_for_a_node_is_an_error() -> None:
+    with pytest.raises(FlowerUnavailable, match="unfamiliar node status odd"):
+        flower._node_status("odd")
+
+
+def _openssh(key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+
+
+def _pem(key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def test_both_spellings_of_a_key_are_one() -> None:
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+
+    assert flower._canonical_key(_openssh(key)) == flower._canonical_key(_pem(key)) == _pem(key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"",
+        b"-----BEGIN PUBLIC KEY-----\n",
+        b"ssh-ed25519 AAAA",
+        b"\x00\xff",
+        _pem(ec.generate_private_key(ec.SECP256R1()).public_key()),
+        _pem(ed25519.Ed25519PrivateKey.generate().public_key()),
+        _openssh(ed25519.Ed25519PrivateKey.generate().public_key()),
+    ],
+)
+def test_another_kind_of_key_is_refused(key: bytes) -> None:
+    with pytest.raises(NodeKeyRefused, match="P-384"):
+        flower._canonical_key(key)
+
+
+def test_no_superlink_is_one_error_with_advice() -> None:
+    with FlowerControl(free_port()) as control, pytest.raises(FlowerUnavailable, match="no answer") as caught:
+        control.nodes()
+
+    assert caught.value.advice
+    assert caught.value.exit_code == 4
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+
+    with FlowerControl(1) as control:
+        assert control._client._client.trust_env is False
+
+
+def test_an_error_of_flower_is_told_by_its_public_text() -> None:
+    response = httpx.Response(500, json={"code": 1, "detail": "no disk"}, request=httpx.Request("POST", "http://x"))
+
+    with (
+        pytest.raises(FlowerUnavailable, match="would not list the nodes: no disk"),
+        flower._translated("list the nodes"),
+    ):
+        response.raise_for_status()
+
+
+# --- The whole of it, with real processes ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """Run a coordinator for the tests of this module."""
+    with federation(tmp_path_factory.mktemp("federation")) as started:
+        yield started
+
+
+@pytest.mark.slow
+def test_a_key_is_registered_once_and_never_again_after_it_was_shut_out(running: Federation) -> None:
+    key = make_node_key(running.folder, "registered")
+
+    node_id = running.control.register_node(key.public)
+
+    assert running.control.register_node(key.public) == node_id
+    assert [n.status for n in running.control.nodes() if n.node_id == node_id] == ["registered"]
+    assert node_id not in running.control.online_nodes()
+    running.control.unregister_node(node_id)
+    running.control.unregister_node(node_id)
+    with pytest.raises(NodeKeyRefused, match="shut out"):
+        running.control.register_node(key.public)
+
+
+@pytest.mark.slow
+def test_a_run_nobody_knows_is_unknown(running: Federation) -> None:
+    with pytest.raises(RunUnknown):
+        running.control.run_status(12345)
+    with pytest.raises(RunUnknown):
+        running.control.stop_run(12345)
+
+
+@pytest.mark.slow
+def test_a_run_may_override_only_what_the_bundle_names(running: Federation, tmp_path: Path) -> None:
+    with pytest.raises(FlowerUnavailable, match="start a run"):
+        running.control.start_run(build_test_fab(tmp_path), {"unheard-of": 1})
+
+
+@pytest.mark.slow
+def test_a_stopped_run_is_stopped_and_may_be_stopped_again(running: Federation, tmp_path: Path) -> None:
+    run_id = running.control.start_run(build_test_fab(tmp_path), {"quorum": 99})
+    until(lambda: running.control.run_status(run_id).phase == "running", "the run to start")
+
+    running.control.stop_run(run_id)
+    running.control.stop_run(run_id)
+
+    assert running.control.run_status(run_id).phase == "stopped"
+
+
+@pytest.mark.slow
+def test_a_server_part_that_raises_is_a_failed_run(running: Federation, tmp_path: Path) -> None:
+    run_id = running.control.start_run(build_test_fab(tmp_path, "raise OSError('no model')\napp = None"), {})
+
+    def over() -> RunState | None:
+        state = running.control.run_status(run_id)
+        return state if state.is_over else None
+
+    assert until(over, "the end of the run").phase == "failed"
+
+
+@pytest.mark.slow
+def test_every_process_is_told_to_call_nobody(running: Federation) -> None:
+    for child in (running.superlink, running.superexec):
+        lines = Path(f"/proc/{command_of(child)}/environ").read_bytes().split(b"\0")
+        environment = dict(line.decode().split("=", 1) for line in lines if b"=" in line)
+        assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
+        assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+        assert environment["FLWR_HOME"] == str(running.settings.flwr_home)
+        assert environment["SFUMATO_COORDINATOR_HOME"] == str(running.home)
+        assert "HTTPS_PROXY" not in environment
+
+
+@pytest.mark.slow
+def test_two_nodes_hold_two_rounds_and_a_killed_superlink_loses_nothing(tmp_path: Path) -> None:
+    fab = build_test_fab(tmp_path)
+    with federation(tmp_path) as running:
+        nodes = [running.add_node(name, fab_digest(fab)) for name in ("one", "two")]
+        until(lambda: len(running.control.online_nodes()) == 2, "both nodes online", [n.supernode for n in nodes])
+
+        [first, second] = running.run(fab, nodes=2, rounds=2)
+
+        assert {reply["node"] for reply in first["replies"]} == {node.node_id for node in nodes}
+        assert (first["mean"], second["mean"]) == (1.0, 2.0)
+        assert (first["missing"], second["missing"]) == (0, 0)
+
+        for pushed in running.home.glob("pushed-*"):
+            pushed.unlink()
+        run_id = running.control.start_run(fab, {"rounds": 1, "quorum": 2, "deadline-s": 150.0})
+        until((running.home / "pushed-1").exists, "the round to be under way")
+        os.kill(command_of(running.superlink), 9)
+        again = running.start_superlink()
+        endpoint = flower.wait_for_superlink(running.settings, again)
+        running.wait_for_run(run_id)
+
+        assert (endpoint.loopback_port, endpoint.public_port) == (
+            running.endpoint.loopback_port,
+            running.endpoint.public_port,
+        )
+        assert [round_["mean"] for round_ in running.rounds()] == [1.0]
+        assert SECRET_PATH not in running.log("coordinator-superlink")

@@ -1,0 +1,147 @@
+"""A graph is opened, warmed and run; what cannot be opened is refused by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from export.errors import IntegrityError
+from export.fold import calibrate, fold
+from export.runtime import Engine, OnnxRuntimeEngine, inputs_of, open_engine, warm
+from models.samplers import Feed, paint
+from tests.export.conftest import Exported
+
+
+@pytest.fixture(scope="module")
+def folded(exported: Exported) -> bytes:
+    statistics = calibrate(exported.exact, exported.signature, exported.codes[0], exported.photos)
+    return fold(exported.exact, exported.signature, statistics)
+
+
+def test_an_engine_says_what_it_is_and_which_inputs_it_has(exported: Exported, folded: bytes) -> None:
+    assert open_engine(exported.exact, "exact").runtime == "onnxruntime"
+    assert inputs_of(open_engine(exported.exact, "exact")) == ("photo", "code")
+    assert inputs_of(open_engine(folded, "folded")) == ("photo",)
+
+
+def test_only_the_cpu_runs_it_and_with_as_many_threads_as_asked(exported: Exported) -> None:
+    session = open_engine(exported.exact, "exact", threads=1).session
+
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    assert session.get_session_options().intra_op_num_threads == 1
+    assert session.get_session_options().inter_op_num_threads == 1
+    assert session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_an_engine_gives_every_output_by_its_name_and_the_same_each_time(exported: Exported) -> None:
+    engine = open_engine(exported.exact, "exact", threads=1)
+    one, other = (paint(engine.run, exported.signature, exported.photos[0], exported.codes[0]) for _ in range(2))
+
+    assert np.array_equal(one, other)
+    assert one.shape == exported.photos[0].shape
+
+
+class Listening:
+    """An engine of another runtime, which only remembers."""
+
+    runtime = "listening"
+
+    def __init__(self) -> None:
+        self.fed: list[Feed] = []
+
+    def run(self, feed: Feed) -> Mapping[str, npt.NDArray[np.generic]]:
+        self.fed.append(feed)
+        return {}
+
+
+def test_warming_runs_a_small_grey_picture_and_feeds_a_code_where_one_is_wanted(
+    exported: Exported, folded: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[dict[str, tuple[int, ...]]] = []
+    run = OnnxRuntimeEngine.run
+
+    def listen(self: OnnxRuntimeEngine, feed: Feed) -> Mapping[str, npt.NDArray[np.generic]]:
+        fed.append({name: array.shape for name, array in feed.items()})
+        return run(self, feed)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", listen)
+
+    warm(open_engine(exported.exact, "exact"), exported.signature)
+    warm(open_engine(folded, "folded"), exported.signature, side=32)
+
+    assert fed == [
+        {"photo": (1, 64, 64, 3), "code": exported.signature.code.shape},
+        {"photo": (1, 32, 32, 3)},
+    ]
+
+
+def test_an_engine_of_another_runtime_is_warmed_too(exported: Exported) -> None:
+    listening = Listening()
+    engine: Engine = listening
+
+    warm(engine, exported.signature)
+
+    assert [set(feed) for feed in listening.fed] == [{"photo"}]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"not a graph", id="words"),
+        pytest.param(b"\x08\x0a" * 100, id="rubbish"),
+    ],
+)
+def test_what_is_no_graph_is_refused_by_name(model: bytes) -> None:
+    with pytest.raises(IntegrityError, match="the exact graph cannot be opened") as caught:
+        open_engine(model, "exact")
+
+    assert "sfumato release install" in caught.value.advice
+
+
+def test_a_graph_cut_short_is_refused(exported: Exported) -> None:
+    with pytest.raises(IntegrityError, match="cannot be opened"):
+        open_engine(exported.exact[: len(exported.exact) // 2], "exact")
+
+
+def one_node(node: onnx.NodeProto, *tensors: TensorProto, opsets: tuple[str, ...] = ("",)) -> bytes:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
+    graph = helper.make_graph([node], "one", [x], [y], list(tensors))
+    return bytes(
+        helper.make_model(
+            graph, ir_version=8, opset_imports=[helper.make_opsetid(name, 18 if not name else 1) for name in opsets]
+        ).SerializeToString()
+    )
+
+
+def test_a_graph_with_a_node_from_nowhere_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="cannot be opened"):
+        open_engine(one_node(helper.make_node("Evil", ["x"], ["y"], domain="evil"), opsets=("", "evil")), "exact")
+
+
+def test_a_graph_that_reads_its_weights_from_another_file_is_refused(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The file is there, in the working folder; a release's digest would not cover it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", "16")):
+        tensor.external_data.add(key=key, value=value)
+
+    with pytest.raises(IntegrityError, match="cannot be opened"):
+        open_engine(one_node(helper.make_node("Add", ["x", "w"], ["y"]), tensor), "exact")
+
+    capfd.readouterr()  # ONNX Runtime tells the terminal too
+
+
+def test_the_made_up_graphs_above_are_refused_for_what_is_wrong_with_them() -> None:
+    """The positive control: the same graph with its weights inside opens and runs."""
+    tensor = onnx.numpy_helper.from_array(np.arange(4, dtype=np.float32), "w")
+    engine = open_engine(one_node(helper.make_node("Add", ["x", "w"], ["y"]), tensor), "exact")
+
+    assert engine.run({"x": np.ones(4, np.float32)})["y"].tolist() == [1, 2, 3, 4]

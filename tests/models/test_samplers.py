@@ -1,0 +1,205 @@
+"""How a compiled graph becomes a work: with graphs of one line, so that every pixel can be foretold."""
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.contract import Signature, TensorSpec, Work
+from models.samplers import Code, Feed, Run, mix, pad, paint, paint_with_strength
+from tests import pictures
+
+PICTURE: Final = (1, None, None, 3)
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+Outputs = Mapping[str, npt.NDArray[np.generic]]
+
+
+def signature(multiple: int = 4, margin: int = 16) -> Signature:
+    return Signature(
+        medium="image",
+        sampler="feed-forward",
+        content=TensorSpec("photo", "uint8", PICTURE),
+        code=TensorSpec("code", "float32", (1, 3)),
+        output=TensorSpec("picture", "uint8", PICTURE),
+        multiple=multiple,
+        margin=margin,
+    )
+
+
+def graph(change: Callable[[npt.NDArray[Any], Feed], npt.NDArray[Any]]) -> Run:
+    """A graph that refuses sizes its signature does not allow, as a compiled one would."""
+
+    def run(feed: Feed) -> Outputs:
+        photo = feed["photo"]
+        assert photo.dtype == np.uint8
+        assert photo.ndim == 4
+        assert photo.shape[1] % 4 == photo.shape[2] % 4 == 0
+        return {"picture": change(photo, feed)}
+
+    return run
+
+
+def tint(photo: npt.NDArray[Any], feed: Feed) -> npt.NDArray[Any]:
+    """Adds the code, a colour, to every pixel: linear, as blending styles nearly is."""
+    assert feed["code"].shape == (1, 3)
+    return np.clip(np.round(photo + feed["code"].astype(np.float64)), 0, 255).astype(np.uint8)
+
+
+IDENTITY_GRAPH: Final = graph(lambda photo, _feed: photo)
+TINT_GRAPH: Final = graph(tint)
+# An identity code that does not give the photo back: what the strength has to make up for.
+IDENTITY: Final = np.array([-7, 0, 3], np.float32)
+CODE: Final = np.array([60, -60, 20], np.float32)
+
+
+@given(sizes, st.sampled_from([1, 2, 4, 7, 64]), st.sampled_from([0, 1, 16, 33]))
+def test_the_padded_photo_has_the_margin_all_round_and_allowed_sides(
+    size: pictures.Size, multiple: int, margin: int
+) -> None:
+    photo = pictures.noise(size)
+
+    padded = pad(photo, signature(multiple, margin))
+
+    height, width = size
+    assert padded.shape[0] == 1
+    assert padded.shape[1] % multiple == padded.shape[2] % multiple == 0
+    assert 0 <= padded.shape[1] - height - 2 * margin < multiple
+    assert 0 <= padded.shape[2] - width - 2 * margin < multiple
+    assert np.array_equal(padded[0, margin : margin + height, margin : margin + width], photo)
+
+
+def test_the_margin_repeats_the_edge() -> None:
+    padded = pad(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8), signature(multiple=4, margin=1))
+
+    assert padded.shape == (1, 4, 4, 3)
+    assert padded[0, :, :, 0].tolist() == [[1, 1, 4, 4]] * 4
+
+
+@given(sizes)
+def test_a_graph_that_changes_nothing_gives_the_photo_back(size: pictures.Size) -> None:
+    photo = pictures.noise(size)
+
+    picture = paint(IDENTITY_GRAPH, signature(), photo, None)
+
+    assert np.array_equal(picture, photo)
+    assert picture.dtype == np.uint8
+    assert picture.flags.c_contiguous
+
+
+def test_a_folded_graph_is_given_no_code_and_an_exact_graph_is() -> None:
+    fed: list[set[str]] = []
+
+    def run(feed: Feed) -> Outputs:
+        fed.append(set(feed))
+        return {"picture": feed["photo"]}
+
+    paint(run, signature(), pictures.noise(), None)
+    paint(run, signature(), pictures.noise(), CODE)
+
+    assert fed == [{"photo"}, {"photo", "code"}]
+
+
+def strengthened(photo: Work, strength: float) -> Work:
+    return paint_with_strength(TINT_GRAPH, signature(), photo, CODE, IDENTITY, strength)
+
+
+@given(sizes)
+def test_strength_0_is_the_photo_itself(size: pictures.Size) -> None:
+    photo = pictures.noise(size)
+    picture = strengthened(photo, 0)
+
+    assert np.array_equal(picture, photo)
+    assert picture is not photo
+
+
+def test_strength_1_is_the_style() -> None:
+    photo = pictures.noise()
+
+    assert np.array_equal(strengthened(photo, 1), paint(TINT_GRAPH, signature(), photo, CODE))
+
+
+@pytest.mark.parametrize(("strength", "meant"), [(-0.1, 0), (1.1, 1)])
+def test_a_strength_beyond_its_ends_is_the_end(strength: float, meant: float) -> None:
+    photo = pictures.noise()
+
+    assert np.array_equal(strengthened(photo, strength), strengthened(photo, meant))
+
+
+def test_nothing_jumps_between_strength_0_and_1() -> None:
+    """Of 65 grey levels in 100 steps no step may take more than two: one of travel, one of rounding."""
+    photo = pictures.noise()
+    frames = [strengthened(photo, step / 100).astype(int) for step in range(101)]
+
+    assert max(np.abs(b - a).max() for a, b in pairwise(frames)) <= 2
+    assert np.abs(frames[-1] - frames[0]).max() > 50
+
+
+@pytest.mark.parametrize("strength", [1e-6, 1 - 1e-6])
+def test_strength_arrives_at_its_ends_without_a_jump(strength: float) -> None:
+    photo = pictures.noise()
+
+    assert np.abs(strengthened(photo, strength).astype(int) - strengthened(photo, round(strength))).max() <= 1
+
+
+def test_the_photo_is_not_changed_by_painting() -> None:
+    photo = pictures.noise()
+    before = photo.copy()
+
+    strengthened(photo, 0.5)
+
+    assert np.array_equal(photo, before)
+
+
+# Mixing.
+
+CODES: Final = {"a": np.array([1, 0, 2], np.float32), "b": np.array([0, 4, 2], np.float32)}
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_a_mix_is_the_weighted_mean(a: float, b: float) -> None:
+    if a + b == 0:
+        return
+    expected = (a * CODES["a"].astype(np.float64) + b * CODES["b"].astype(np.float64)) / (a + b)
+
+    mixed = mix(CODES, {"a": a, "b": b})
+
+    assert mixed.dtype == np.float32
+    assert np.allclose(mixed, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_style_alone_is_itself_whatever_its_weight() -> None:
+    assert np.array_equal(mix(CODES, {"b": 0.25}), CODES["b"])
+    assert np.array_equal(mix(CODES, {"a": 0, "b": 3}), CODES["b"])
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {},
+        {"a": 0.0},
+        {"a": 0.0, "b": 0.0},
+        {"a": -1.0, "b": 2.0},
+        {"a": -1.0},
+        {"a": math.nan},
+        {"a": 1.0, "b": math.nan},
+        {"a": math.inf},
+    ],
+)
+def test_weights_that_are_no_mix_are_refused(weights: Mapping[str, float]) -> None:
+    with pytest.raises(ValueError, match="weights of a mix"):
+        mix(CODES, weights)
+
+
+def test_mixing_leaves_the_codes_as_they_were() -> None:
+    codes: dict[str, Code] = {name: code.copy() for name, code in CODES.items()}
+
+    mix(codes, {"a": 1, "b": 1})[:] = 0
+    mix(codes, {"a": 1})[:] = 0
+
+    assert all(np.array_equal(codes[name], CODES[name]) for name in CODES)
