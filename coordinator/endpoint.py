@@ -110,7 +110,7 @@ def _join(home: Home, store: Store, joining: Joining, register_node: RegisterNod
     try:
         node_id = register_node(joining.flower_key.encode())
         store.add_node(node_id, alias, role, joining.flower_key)
-    except SfumatoError:
+    except Exception:
         store.release_invite(joining.secret)
         raise
     Ledger(home.ledger_file).append({"what": "joined", "alias": alias, "role": role, "node": str(node_id)})

@@ -20,6 +20,7 @@ from coordinator.errors import JoinRefusedError
 Role = Literal["artist", "gallery"]
 RoundState = Literal["gathering", "training", "judging", "published", "refused", "failed"]
 
+# Flower's node ids are unsigned 64-bit numbers, which SQLite's integers do not hold: they are kept as text.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS invites (
     secret_sha256 TEXT PRIMARY KEY,
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS invites (
     used REAL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS nodes (
-    node_id INTEGER PRIMARY KEY,
+    node_id TEXT PRIMARY KEY,
     alias TEXT NOT NULL UNIQUE,
     role TEXT NOT NULL,
     public_key TEXT NOT NULL UNIQUE,
@@ -45,7 +46,7 @@ CREATE TABLE IF NOT EXISTS rounds (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS answers (
     round INTEGER NOT NULL REFERENCES rounds,
-    node_id INTEGER NOT NULL,
+    node_id TEXT NOT NULL,
     accepted INTEGER NOT NULL,
     reason TEXT NOT NULL,
     bytes INTEGER NOT NULL,
@@ -148,7 +149,7 @@ class Store:
         try:
             with self._transaction() as db:
                 joined = datetime.now(UTC).isoformat(timespec="seconds")
-                db.execute("INSERT INTO nodes VALUES (?, ?, ?, ?, ?)", (node_id, alias, role, public_key, joined))
+                db.execute("INSERT INTO nodes VALUES (?, ?, ?, ?, ?)", (str(node_id), alias, role, public_key, joined))
         except sqlite3.IntegrityError as error:
             raise JoinRefusedError(
                 f"there is a member called {alias!r}, or with this machine's key, already",
@@ -159,7 +160,7 @@ class Store:
         """Every member, by alias."""
         with self._transaction() as db:
             rows = db.execute("SELECT node_id, alias, role, public_key, joined FROM nodes ORDER BY alias").fetchall()
-        return [Node(node_id, alias, _role(role), key, joined) for node_id, alias, role, key, joined in rows]
+        return [Node(int(node_id), alias, _role(role), key, joined) for node_id, alias, role, key, joined in rows]
 
     def open_round(self, now: float) -> int:
         """Begin the next round and return its number."""
@@ -185,7 +186,7 @@ class Store:
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     number,
-                    answer.node_id,
+                    str(answer.node_id),
                     int(answer.accepted),
                     answer.reason,
                     answer.bytes,
@@ -213,7 +214,7 @@ class Store:
                 " FROM answers WHERE round = ? ORDER BY node_id",
                 (number,),
             ).fetchall()
-        return [Answer(node_id, bool(accepted), *rest) for node_id, accepted, *rest in rows]
+        return [Answer(int(node_id), bool(accepted), *rest) for node_id, accepted, *rest in rows]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -103,5 +103,5 @@ def log_to_stderr(*, debug: bool) -> None:
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    for noisy in ("httpx", "httpcore"):
+    for noisy in ("httpx", "httpcore", "flwr", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -383,10 +383,10 @@ def test_multiple_and_margin_are_accepted_at_their_limits(field: str, edge: int)
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("medium", "smell", "unknown medium or sampler"),
-        ("medium", ["image"], "unknown medium or sampler"),
-        ("sampler", "diffusion", "unknown medium or sampler"),
-        ("sampler", None, "unknown medium or sampler"),
+        ("medium", "smell", "unknown to this version"),
+        ("medium", ["image"], "unknown to this version"),
+        ("sampler", "diffusion", "unknown to this version"),
+        ("sampler", None, "unknown to this version"),
         ("multiple", 0, "multiple must be"),
         ("multiple", 65, "multiple must be"),
         ("multiple", 4.0, "multiple must be"),

@@ -140,6 +140,13 @@ def test_nothing_jumps_between_strength_0_and_1() -> None:
     assert np.abs(frames[-1] - frames[0]).max() > 50
 
 
+def test_what_lies_between_is_rounded_to_the_nearest_grey() -> None:
+    """Red 100 at strength 0.2: painted 100 + 6.4 as 106, and 0.8 of the 7 that the identity code fails to give back."""
+    photo = np.full((4, 4, 3), 100, np.uint8)
+
+    assert strengthened(photo, 0.2)[0, 0, 0] == round(106 + 0.8 * 7) == 112
+
+
 @pytest.mark.parametrize("strength", [1e-6, 1 - 1e-6])
 def test_strength_arrives_at_its_ends_without_a_jump(strength: float) -> None:
     photo = pictures.noise()

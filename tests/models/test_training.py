@@ -135,6 +135,16 @@ def test_the_shared_scale_slows_the_body_and_only_the_body() -> None:
     assert slowed.private.item() == plain.private.item()
 
 
+def test_private_only_takes_no_gradients_of_the_body() -> None:
+    """They would cost about as much as those of the code, for nothing."""
+    net = Two()
+
+    train(net, Plan(steps=2, private_only=True))
+
+    assert net.shared.grad is None
+    assert net.private.grad is not None
+
+
 def test_after_private_only_the_body_can_be_trained_again() -> None:
     net = Two()
     train(net, Plan(steps=3, private_only=True))
