@@ -37,6 +37,10 @@ _STATISTICS_MOMENTUM: Final = 0.2  # weight of the newest picture in a style's r
 
 _LIVE_SHARE: Final = 0.5  # of the training steps use live statistics, the others the running ones
 
+# Edge padding around what is painted, cut off afterwards. What the zero padding inside does to the rim of a picture reaches
+# about 40 px inwards; a loss that saw that rim would teach the network to park the palette's rarer colours there.
+_MARGIN: Final = 24
+
 _STYLE_SIDE: Final = 448  # works are measured at this geometric mean side: strokes as wide as in a 512 px picture
 _PHOTO_SIDE: Final = 320  # photos are fed at about this geometric mean side while training
 _SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixed pixel grid cannot hide from it
@@ -147,7 +151,7 @@ class StyleBatch:
     """One step's worth of lessons.
 
     Attributes:
-        photo: (B, 3, H, W) float32 in [0, 1], public.
+        photo: (B, 3, H, W) float32 in [0, 1], public, with a margin of ``_MARGIN`` pixels the loss does not look at.
         code: (B,) int64, the row of ``StyleNet.codes`` each picture is painted with.
         perceptual: the frozen network the loss looks through.
         grams: target Gram matrices, one (B, C, C) per perceptual layer.
@@ -184,7 +188,7 @@ class StyleLessons:
         self._size = size
         self._batch = batch
         self._settling_steps = settling_steps
-        self._photos = [_photo(work) for work in material]
+        self._photos = [_framed(_photo(work)) for work in material]
         self._grams = _stacked([_targets(perceptual, works) for works in targets])
         self._styled = [i for i, works in enumerate(targets) if works]
         self._plain = [i for i, works in enumerate(targets) if not works]
@@ -200,7 +204,7 @@ class StyleLessons:
 
     def exam(self) -> Iterable[StyleBatch]:
         """Every styled code on up to four centre crops."""
-        photos = [_centre(photo, 256) for photo in self._photos[:4]]
+        photos = [_centre(photo, 256 + 2 * _MARGIN) for photo in self._photos[:4]]
         for code in self._styled:
             for photo in photos:
                 yield self._assemble([photo], [code], live=True, shift=(0, 0))
@@ -211,7 +215,7 @@ class StyleLessons:
         return pool[rng.integers(len(pool))]
 
     def _crop(self, photo: Tensor, rng: Generator) -> Tensor:
-        size = self._size
+        size = self._size + 2 * _MARGIN
         top = int(rng.integers(photo.shape[1] - size + 1))
         left = int(rng.integers(photo.shape[2] - size + 1))
         crop = photo[:, top : top + size, left : left + size]
@@ -237,6 +241,11 @@ def _photo(work: Work, side: int = _PHOTO_SIDE) -> Tensor:
     scale = max(side / math.sqrt(height * width), 192 / min(height, width))
     size = (round(height * scale), round(width * scale))
     return F.interpolate(picture, size=size, mode="bicubic", antialias=True).clamp(0, 1)[0]
+
+
+def _framed(photo: Tensor) -> Tensor:
+    """With its edge repeated outwards, as when painting."""
+    return F.pad(photo[None], (_MARGIN,) * 4, mode="replicate")[0]
 
 
 def _centre(photo: Tensor, size: int) -> Tensor:
@@ -284,17 +293,17 @@ class StyleObjective:
         Without that division, an artist of strong contrast pulls the body harder than a quiet one (Cheng et al.,
         CVPR 2021, "Style-Aware Normalized Loss").
         """
-        picture = _painted(net, batch)
+        picture, photo = _without_margin(_painted(net, batch)), _without_margin(batch.photo)
         down, right = batch.shift
-        seen, photo = picture[:, :, down:, right:], batch.photo[:, :, down:, right:]
+        seen, shown = picture[:, :, down:, right:], photo[:, :, down:, right:]
         painted = _two_scales(batch.perceptual, seen)
         with torch.no_grad():
-            original = batch.perceptual.features(photo)[-1]
+            original = batch.perceptual.features(shown)[-1]
         deepest = len(painted) // 2 - 1
         styled = batch.weight
         content = (_whitened(painted[deepest]) - _whitened(original)).square().mean(dim=(1, 2, 3))
         style = _style_distance(painted, batch.grams)
-        identity = (picture - batch.photo).abs().mean(dim=(1, 2, 3))
+        identity = (picture - photo).abs().mean(dim=(1, 2, 3))
         smooth = _roughness(picture)
         return torch.mean(
             styled * (_CONTENT_WEIGHT * content + _STYLE_WEIGHT * style + _SMOOTH_WEIGHT * smooth)
@@ -326,11 +335,16 @@ def _whitened(features: Tensor) -> Tensor:
     return (features - mean) * torch.rsqrt(variance + 1e-3)
 
 
+def _without_margin(pictures: Tensor) -> Tensor:
+    return pictures[:, :, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+
+
 def _roughness(picture: Tensor) -> Tensor:
     """Mean absolute second difference at distance one, where a pixel grid shows: (B,)."""
     across = picture[..., 2:] - 2 * picture[..., 1:-1] + picture[..., :-2]
     down = picture[..., 2:, :] - 2 * picture[..., 1:-1, :] + picture[..., :-2, :]
-    return across.abs().mean(dim=(1, 2, 3)) + down.abs().mean(dim=(1, 2, 3))
+    roughness: Tensor = across.abs().mean(dim=(1, 2, 3)) + down.abs().mean(dim=(1, 2, 3))
+    return roughness
 
 
 @torch.no_grad()
@@ -409,7 +423,7 @@ class StyleModality:
             code=TensorSpec("code", "float32", (1, 2 * (self.channels * (1 + 2 * BLOCKS) + _HALF_CHANNELS))),
             output=TensorSpec("picture", "uint8", picture),
             multiple=4,
-            margin=16,
+            margin=_MARGIN,
         )
 
     def build(self, seed: int, codes: int = 1) -> StyleNet:
@@ -460,9 +474,9 @@ class StyleModality:
         """Mean normalised Gram distance, and mean luminance SSIM between photo and picture."""
         styles, contents = [], []
         for batch in batches:
-            picture, _ = net(batch.photo, net.codes[batch.code])
+            picture, photo = (_without_margin(p) for p in (net(batch.photo, net.codes[batch.code])[0], batch.photo))
             styles.append(_style_distance(_two_scales(batch.perceptual, picture), batch.grams).mean().item())
-            contents += [ssim(a, b) for a, b in zip(_pixels(batch.photo), _pixels(picture), strict=True)]
+            contents += [ssim(a, b) for a, b in zip(_pixels(photo), _pixels(picture), strict=True)]
         return Score(style=float(np.mean(styles)), content=float(np.mean(contents)))
 
 
