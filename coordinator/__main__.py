@@ -47,9 +47,7 @@ def init(
         place = find_home(home)
         service.init(place, name, host, port)
         data = {"home": str(place.root), "name": name}
-        console.show(
-            data, as_json=as_json, text=lambda: _said(f"Set up in {place.root}.", "Next: sfumato-coordinator up")
-        )
+        console.show(data, as_json=as_json, text=lambda: _said(f"Set up in {place.root}.", "Next: sfumato-coordinator up"))
 
 
 @app.command()
@@ -113,7 +111,7 @@ def hold_rounds(
     with console.errors(as_json=as_json):
         place = _ready(home)
         with console.talk.status("starting") as spinner:
-            held = service.hold_rounds(place, rounds, lambda text: spinner.update(text))
+            held = service.hold_rounds(place, rounds, spinner.update)
         data = {"rounds": [_round(place, number) for number in held]}
         console.show(data, as_json=as_json, text=lambda: _rounds_text(place, held))
         service.require_success(place, held)
@@ -176,9 +174,7 @@ def release_publish(
 
         release = publish.publish_again(_ready(home), version)
         number = release.manifest.version
-        console.show(
-            _release(release), as_json=as_json, text=lambda: _said(f"Release {version} is served again, as {number}.")
-        )
+        console.show(_release(release), as_json=as_json, text=lambda: _said(f"Release {version} is served again, as {number}."))
 
 
 @app.command()

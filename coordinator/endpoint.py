@@ -160,5 +160,3 @@ async def _unsaid(_request: Request, error: Exception) -> Response:
     """An error that is nobody's business outside."""
     _log.error("a request failed: %s", type(error).__name__, exc_info=error)
     return JSONResponse({"error": "the coordinator failed"}, status_code=500)
-
-

@@ -419,9 +419,7 @@ def _flower_app(settings: SuperlinkSettings, loopback_port: int) -> ASGIApp:
 
 
 def _inside_server(flower: ASGIApp) -> _Server:
-    return _Server(
-        uvicorn.Config(flower, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=_SHUTDOWN_S)
-    )
+    return _Server(uvicorn.Config(flower, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=_SHUTDOWN_S))
 
 
 def _outside_server(settings: SuperlinkSettings, app: ASGIApp) -> _Server:

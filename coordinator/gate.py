@@ -124,9 +124,7 @@ class Gate:
         signature = self._current.manifest.signature
         engine = open_engine(exact, "candidate's exact")
         styled = [name for name in self._names if name != release.IDENTITY]
-        grids = [
-            grid_peak_db(paint(engine.run, signature, _smooth_photo(), codes[name])) for name in styled
-        ]
+        grids = [grid_peak_db(paint(engine.run, signature, _smooth_photo(), codes[name])) for name in styled]
         photos = self._photos[:_CALIBRATION]
         folded = fold(exact, signature, calibrate(exact, signature, codes[styled[0]], photos))
         int8 = int8_onnx(folded, signature, photos)
@@ -137,9 +135,7 @@ class Gate:
         return max(grids), compare(*pictures)
 
     def _hopeless(self, body: Arrays, reason: str) -> Candidate:
-        worst = Verdict(
-            self._before.style_after, float("inf"), self._before.content_after, 0.0, float("inf"), 0.0, 0.0
-        )
+        worst = Verdict(self._before.style_after, float("inf"), self._before.content_after, 0.0, float("inf"), 0.0, 0.0)
         return Candidate(body, b"", {}, worst, (reason,))
 
 

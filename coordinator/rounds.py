@@ -90,9 +90,7 @@ class _Reporter:
         self.store.set_round(self.number, state, detail, time.time(), version)
 
 
-def _train(
-    grid: Grid, config: Config, store: Store, report: _Reporter, current: VerifiedRelease, number: int
-) -> _Collected:
+def _train(grid: Grid, config: Config, store: Store, report: _Reporter, current: VerifiedRelease, number: int) -> _Collected:
     """Send the body out and take the updates in."""
     modality = registry.find(current.manifest.modality)
     body = release.body_of(current)
@@ -133,9 +131,7 @@ def _gather(grid: Grid, config: Config, store: Store, report: _Reporter) -> list
         members = {node.node_id for node in store.nodes() if node.role == "artist"}
         online = sorted(members.intersection(grid.get_node_ids()))
         left_s = deadline - time.monotonic()
-        if len(online) == len(members) >= config.minimum_nodes or (
-            left_s <= 0 and len(online) >= config.minimum_nodes
-        ):
+        if len(online) == len(members) >= config.minimum_nodes or (left_s <= 0 and len(online) >= config.minimum_nodes):
             return online
         if left_s <= 0:
             raise SfumatoError(
@@ -208,9 +204,7 @@ def _array_bytes(content: RecordDict) -> int:
     return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
-def _judge(
-    home: Home, report: _Reporter, current: VerifiedRelease, gate: Gate, collected: _Collected, number: int
-) -> None:
+def _judge(home: Home, report: _Reporter, current: VerifiedRelease, gate: Gate, collected: _Collected, number: int) -> None:
     """Let the gate decide, and publish or say why not."""
     body = release.body_of(current)
     layout = Layout.of(body)

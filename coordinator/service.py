@@ -161,15 +161,11 @@ def _start(home: Home, place: SuperlinkSettings, supervisor: Supervisor) -> Supe
     superlink_log, rounds_log = open_log(home.logs, "superlink"), open_log(home.logs, "rounds")
 
     def start_superlink() -> Child:
-        return Child.start(
-            "superlink", command, environment=child_environment(place.flwr_home, environment), log=superlink_log
-        )
+        return Child.start("superlink", command, environment=child_environment(place.flwr_home, environment), log=superlink_log)
 
     child = supervisor.keep("superlink", start_superlink)
     endpoint = wait_for_superlink(place, child)
-    supervisor.keep(
-        "superexec", lambda: start_superexec(place, endpoint.loopback_port, environment, log=rounds_log)
-    )
+    supervisor.keep("superexec", lambda: start_superexec(place, endpoint.loopback_port, environment, log=rounds_log))
     return endpoint
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from coordinator.errors import JoinRefusedError
+from export.errors import ResourceError
 
 Role = Literal["artist", "gallery"]
 RoundState = Literal["gathering", "training", "judging", "published", "refused", "failed"]
@@ -169,9 +170,7 @@ class Store:
             db.execute("INSERT INTO rounds VALUES (?, 'gathering', '', ?, ?, NULL)", (number, now, now))
         return number
 
-    def set_round(
-        self, number: int, state: RoundState, detail: str, now: float, version: int | None = None
-    ) -> None:
+    def set_round(self, number: int, state: RoundState, detail: str, now: float, version: int | None = None) -> None:
         """Move a round on; `detail` says what is being waited for, or what came out."""
         with self._transaction() as db:
             db.execute(
@@ -201,9 +200,7 @@ class Store:
     def rounds(self) -> list[Round]:
         """Every round, oldest first."""
         with self._transaction() as db:
-            rows = db.execute(
-                "SELECT round, state, detail, started, changed, version FROM rounds ORDER BY round"
-            ).fetchall()
+            rows = db.execute("SELECT round, state, detail, started, changed, version FROM rounds ORDER BY round").fetchall()
         return [Round(r, _state(state), *rest) for r, state, *rest in rows]
 
     def answers(self, number: int) -> list[Answer]:
@@ -225,15 +222,24 @@ class Store:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT") if connection.in_transaction else None
-        except BaseException:
+        except BaseException as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise _unwritable(error) from error
             raise
         finally:
             connection.close()
 
 
 _ASK = "Ask the coordinator for a new one: sfumato-coordinator invite NAME"
+
+
+def _unwritable(error: sqlite3.OperationalError) -> ResourceError:
+    return ResourceError(
+        f"the coordinator's database cannot be used: {error}",
+        advice="Free some disk space and check that nothing else holds the file; nothing was half-written.",
+    )
 
 
 def _sha256(secret: bytes) -> str:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge_node import ingest, library, membership, node, paint, releases, styles
 from edge_node.config import Config, Home, checked_name, find_home
+from edge_node.errors import BadPictureError, NoWorksError
 from edge_node.styles import Style
 from export import console, settings
 from export.console import HOME_HELP, JSON_HELP
@@ -275,9 +276,7 @@ def ledger(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show everything that ever left this machine, and whether that account is unbroken."""
     with console.errors(as_json=as_json):
         entries = Ledger(_ready(home).ledger_file).entries()
-        rows = [
-            [str(e[key]) for key in ("when", "federation", "round", "bytes", "norm-sent", "sha256")] for e in entries
-        ]
+        rows = [[str(e[key]) for key in ("when", "federation", "round", "bytes", "norm-sent", "sha256")] for e in entries]
         columns = ["when", "federation", "round", "bytes", "norm", "sha256"]
 
         def text() -> None:
@@ -308,7 +307,11 @@ def renew(*, home: HomeOption = None) -> None:
         body = releases.current(place).manifest.body
         train = _learning()
         for name in dict.fromkeys([place.config().style, *styles.names(place)]):
-            renewed = train.renew(place, name)
+            try:
+                renewed = train.renew(place, name)
+            except (NoWorksError, BadPictureError) as error:  # must not keep the other styles, nor be tried for ever
+                logging.getLogger(__name__).warning("style %s: kept as it was. %s", name, error.advice)
+                continue
             logging.getLogger(__name__).info("style %s: %s", name, "renewed" if renewed else "kept as it was")
         node.note_renewed(place, body)
 

@@ -99,6 +99,11 @@ class Home:
         return self.root / "training"
 
     @property
+    def start_score_file(self) -> Path:
+        """Score of the best public code on the artist's works before the first round."""
+        return self.training / "start.json"
+
+    @property
     def flower(self) -> Path:
         return self.root / "flower"
 

@@ -123,9 +123,7 @@ def supernode_command(settings: SupernodeSettings) -> list[str]:
     ]
 
 
-def start_supernode(
-    settings: SupernodeSettings, inherited: Mapping[str, str], log: IO[bytes] | int | None = None
-) -> Child:
+def start_supernode(settings: SupernodeSettings, inherited: Mapping[str, str], log: IO[bytes] | int | None = None) -> Child:
     """Start the SuperNode in its own process group. It waits for the coordinator for ever and reconnects by itself.
 
     It ends at once with code 1 when the coordinator does not know its key. And in the same way, for up to
@@ -162,9 +160,7 @@ def run_tasks(
 
     """
     pause_s = _IDLE_POLL_S
-    with _client(
-        runtime_address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=_ACQUIRE)
-    ) as poll:
+    with _client(runtime_address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=_ACQUIRE)) as poll:
         while not stop.is_set():
             try:
                 token = _acquire(poll)

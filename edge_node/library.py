@@ -41,9 +41,7 @@ def entries(home: Home) -> list[Entry]:
         return []
     try:
         plain = json.loads(read_bounded(home.works_file, _INDEX_MAX_BYTES))
-        return [
-            Entry(Path(e["path"]), Digest(str(e["sha256"])), int(e["width"]), int(e["height"])) for e in plain["works"]
-        ]
+        return [Entry(Path(e["path"]), Digest(str(e["sha256"])), int(e["width"]), int(e["height"])) for e in plain["works"]]
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             "the list of works cannot be read",

@@ -69,7 +69,11 @@ def _start_flower(home: Home, member: membership.Membership, supervisor: Supervi
 
 
 def _loop(home: Home, config: Config, supervisor: Supervisor, stop: threading.Event) -> None:
-    """Tend the children, and every ``poll_s`` look for a release; one renewal at a time runs beside."""
+    """Tend the children, and every ``poll_s`` look for a release.
+
+    While a renewal runs the runner rests: both hold a network and its lessons, and a small box has memory for one. A
+    round that begins meanwhile waits for it at the coordinator.
+    """
     renewal: subprocess.Popen[bytes] | None = None
     since_poll = config.poll_s
     try:
@@ -78,10 +82,12 @@ def _loop(home: Home, config: Config, supervisor: Supervisor, stop: threading.Ev
             if renewal is not None and renewal.poll() is not None:
                 _log.info("renewal ended with code %d", renewal.returncode)
                 renewal = None
+                supervisor.resume("runner")
             since_poll += _TICK_S
             if since_poll >= config.poll_s:
                 since_poll = 0.0
                 if _look_for_release(home) and renewal is None:
+                    supervisor.rest("runner")
                     renewal = _start_renewal(home)
     finally:
         if renewal is not None:

@@ -79,9 +79,7 @@ def paint(home: Home, order: Order) -> Painted:
     code = samplers.mix({name: style.code() for name, style in wanted.items()}, order.weights)
     engine = open_engine(source.read(release.EXACT), "release's exact", home.config().threads)
     identity = release.codes_of(source)[release.IDENTITY]
-    picture = samplers.paint_with_strength(
-        engine.run, source.manifest.signature, order.photo, code, identity, order.strength
-    )
+    picture = samplers.paint_with_strength(engine.run, source.manifest.signature, order.photo, code, identity, order.strength)
     return Painted(picture, engine.runtime, "fp32", "exact")
 
 

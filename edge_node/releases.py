@@ -29,9 +29,7 @@ def trust(home: Home) -> Trust:
         NotJoinedError: it has joined no federation.
     """
     if not home.trust_file.exists():
-        raise NotJoinedError(
-            "this machine has joined no federation", advice="Join one with: sfumato join INVITE"
-        )
+        raise NotJoinedError("this machine has joined no federation", advice="Join one with: sfumato join INVITE")
     return Trust.load(home.trust_file)
 
 

@@ -60,9 +60,7 @@ class Remote:
         body = json.dumps({"secret": base64.b64encode(secret).decode(), "flower_key": flower_key}).encode()
         return _object(self._request("POST", "/join", body))
 
-    def _request(
-        self, method: str, path: str, body: bytes | None = None, limit_bytes: int = _ANSWER_MAX_BYTES
-    ) -> bytes:
+    def _request(self, method: str, path: str, body: bytes | None = None, limit_bytes: int = _ANSWER_MAX_BYTES) -> bytes:
         try:
             context = ssl.create_default_context(cadata=self.ca_pem)
         except (ssl.SSLError, ValueError) as error:

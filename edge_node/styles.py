@@ -222,9 +222,7 @@ def _opened(folder: Path, name: str) -> Style:
 
 
 def _damaged(name: str) -> IntegrityError:
-    return IntegrityError(
-        f"the files of style {name!r} are damaged", advice=f"Learn it anew: sfumato learn DIR --style {name}"
-    )
+    return IntegrityError(f"the files of style {name!r} are damaged", advice=f"Learn it anew: sfumato learn DIR --style {name}")
 
 
 def all_styles(home: Home) -> Sequence[Style]:

@@ -7,7 +7,7 @@ statistics and are never an input of the network.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from edge_node.errors import NotJoinedError
 from edge_node.styles import Style
 from export import backbones, release, weights
 from export.errors import IntegrityError, RefusedError
-from export.files import read_bounded, write_atomic
+from export.files import read_bounded, write_atomic, write_json
 from export.signing import VerifiedRelease
 from models import registry, state, training
 from models.contract import Lessons, Modality, Score, Work
@@ -80,7 +80,7 @@ class _Pupil:
 
     def settle(self) -> None:
         """Let the running statistics of both codes see some pictures before anything relies on them."""
-        self.loss(8)
+        self.loss(4)
 
     def score(self) -> Score:
         return self.modality.score(self.net, self.lessons.exam())
@@ -110,9 +110,7 @@ def learn(home: Home, name: str, folder: Path, progress: Progress) -> Style:
     source = releases.current(home)
     pupil = _Pupil.of(source, works, code=None)
     plan = training.Plan(config.learn_steps, private_only=True)
-    training.fit(
-        pupil.net, pupil.modality, pupil.lessons, plan, lambda step, _loss: progress(step, config.learn_steps)
-    )
+    training.fit(pupil.net, pupil.modality, pupil.lessons, plan, lambda step, _loss: progress(step, config.learn_steps))
     lineage = styles.Lineage(config.artist, str(folder.resolve()), len(works), pupil.score())
     return styles.compile_style(home, name, pupil.code(), source, lineage)
 
@@ -177,12 +175,8 @@ class RoundTraining:
             raise RefusedError("the body has another layout than this kind of art", advice="Update Sfumato.")
         state.load_inplace(pupil.net, layout.unflatten(assignment.body))
         losses: list[float] = []
-        plan = training.Plan(
-            assignment.steps, first_step=assignment.round * assignment.steps, shared_scale=_BODY_RATE
-        )
-        after = training.fit(
-            pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss)
-        )
+        plan = training.Plan(assignment.steps, first_step=assignment.round * assignment.steps, shared_scale=_BODY_RATE)
+        after = training.fit(pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss))
         self._save_code(pupil)
         first = losses[: max(1, len(losses) // 10)]
         return guard.outgoing(
@@ -207,6 +201,9 @@ class RoundTraining:
             source = releases.current(self._home)
             works = library.load(self._home)
             self._pupil = _Pupil.of(source, works, _saved_code(self._home, source))
+            # What the body can do for this artist before any round, kept so that the artist can see what rounds bring.
+            if not self._home.start_score_file.exists():
+                write_json(self._home.start_score_file, asdict(self._pupil.score()), mode=0o600)
         return self._pupil
 
     def _save_code(self, pupil: _Pupil) -> None:

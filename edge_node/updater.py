@@ -19,7 +19,7 @@ _PATH: Final = re.compile(r"(?:[a-z0-9_-]{1,40}/){0,2}[a-z0-9_-]{1,60}(?:\.[a-z0
 
 
 def update(home: Home) -> VerifiedRelease | None:
-    """Install the coordinator's newest release if it is newer than any seen.
+    """Install the coordinator's newest release if it is newer than any installed.
 
     Returns:
         The newly installed release, or None.
@@ -31,7 +31,7 @@ def update(home: Home) -> VerifiedRelease | None:
     """
     coordinator = membership.coordinator(home)
     version, files, _ = coordinator.newest()
-    if version <= releases.trust(home).highest_version:
+    if version <= max(releases.versions(home), default=0):
         return None
     if len(files) > _FILES_MAX or not all(_PATH.fullmatch(file) for file in files):
         raise IntegrityError("the coordinator offers a release with impossible file names", advice="Do not use it.")

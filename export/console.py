@@ -5,6 +5,7 @@ Errors are turned into words and exit codes here and nowhere else.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -42,7 +43,9 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
     if not rows:
         out.print("(none)")
         return
-    grid = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")  # the end of a path or digest is what it is read for
     for row in rows:
         grid.add_row(*row)
     out.print(grid)
@@ -58,8 +61,10 @@ def errors(*, as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         _fail("interrupted", "interrupted", "", INTERRUPTED, as_json=as_json)
     except OSError as error:
-        what = error.strerror or type(error).__name__
-        _fail("failed", f"{error.filename or 'a file'}: {what}", "Check the path, the rights and the disk.", 1, as_json=as_json)
+        what = f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail("resources", what, "Free some disk space and run the command again.", 6, as_json=as_json)
+        _fail("failed", what, "Check the path and your rights to it.", 1, as_json=as_json)
     except MemoryError:
         _fail("resources", "there is not enough memory", "Close other programs, or use a smaller --size.", 6, as_json=as_json)
     except Exception as error:

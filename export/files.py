@@ -80,20 +80,23 @@ def write_folder_atomic(target: Path, fill: Callable[[Path], None]) -> None:
         ResourceError: the disk is full or not writable; nothing of the folder is left.
     """
     staging = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
+    aside = staging.with_suffix(".old")
     try:
         staging.mkdir(parents=True)
         fill(staging)
         for path in sorted(staging.rglob("*")):  # folders too: they list the files in them
             _sync_file(path)
         _sync_folder(staging)
-        if target.exists():
-            shutil.rmtree(target)
+        if target.exists():  # moved aside, not deleted: between the two renames nothing is lost
+            target.replace(aside)
         staging.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
         raise _no_room(target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync_file(path: Path) -> None:

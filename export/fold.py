@@ -159,7 +159,7 @@ def _scale_inplace(
     weight = weights[conv.input[1]]
     array = numpy_helper.to_array(weight) * gain[:, None, None, None]
     weight.CopyFrom(numpy_helper.from_array(array.astype(np.float32), weight.name))
-    old_bias = numpy_helper.to_array(weights[conv.input[2]]) if len(conv.input) > 2 else np.float32(0)  # noqa: PLR2004 - Conv's inputs are x, weight, bias
+    old_bias = numpy_helper.to_array(weights[conv.input[2]]) if len(conv.input) > 2 else np.float32(0)
     name = f"{weight.name}__folded_bias"
     graph.initializer.append(numpy_helper.from_array((old_bias * gain + offset).astype(np.float32), name))
     conv.input[:] = [conv.input[0], conv.input[1], name]

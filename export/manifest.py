@@ -104,7 +104,10 @@ class Manifest:
 
 
 _FIELDS: Final = frozenset(
-    "format federation version round modality signature body parent contributors licence created verdict files".split()
+    {
+        *("format", "federation", "version", "round", "modality", "signature", "body"),
+        *("parent", "contributors", "licence", "created", "verdict", "files"),
+    }
 )
 _VERDICT_FIELDS: Final = Verdict.__slots__
 

@@ -1,12 +1,12 @@
 """A release folder: what is in it, how it is written, how its parts are read.
 
-    manifest.json  signatures.json      see manifest.py and signing.py
-    body.safetensors                    the shared body
-    exact.onnx                          photo + code → picture
-    codes.safetensors                   public style codes; one is the identity
-    works/NAME.jpg                      the public-domain works those codes were fitted on
-    calibration/*.jpg  probe/*.jpg      public photos: to fold and quantise with, and to judge by
-    card.md                             the model card
+manifest.json  signatures.json      see manifest.py and signing.py
+body.safetensors                    the shared body
+exact.onnx                          photo + code → picture
+codes.safetensors                   public style codes; one is the identity
+works/NAME.jpg                      the public-domain works those codes were fitted on
+calibration/*.jpg  probe/*.jpg      public photos: to fold and quantise with, and to judge by
+card.md                             the model card
 """
 
 from __future__ import annotations
@@ -87,8 +87,17 @@ def write(folder: Path, contents: Contents, manifest: Manifest, key: Ed25519Priv
 
 
 def body_of(release: VerifiedRelease) -> Arrays:
-    """The body's tensors."""
-    return weights.unpack(release.read(BODY))
+    """The body's tensors.
+
+    Raises:
+        IntegrityError: changed, or not the body the manifest names.
+    """
+    data = release.read(BODY)
+    if digest_of(data) != release.manifest.body:
+        raise IntegrityError(
+            "the release's manifest names another body than it holds", advice="Ask the coordinator to publish it again."
+        )
+    return weights.unpack(data)
 
 
 def codes_of(release: VerifiedRelease) -> dict[str, Code]:

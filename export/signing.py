@@ -74,12 +74,10 @@ class Trust:
             if not isinstance(plain, Mapping):
                 raise TypeError("not an object")
             keys = tuple(base64.b64decode(key, validate=True) for key in plain["keys"])
-            trust = cls(
-                str(plain["federation"]), keys, int(plain["threshold"]), int(plain.get("highest_version", 0))
-            )
+            trust = cls(str(plain["federation"]), keys, int(plain["threshold"]), int(plain["highest_version"]))
         except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
             raise _refused(f"the trust file cannot be read ({error})", "Join the federation again.") from error
-        if not trust.keys or not 1 <= trust.threshold <= len(trust.keys) or any(len(k) != 32 for k in trust.keys):  # noqa: PLR2004 - an Ed25519 key
+        if not trust.keys or not 1 <= trust.threshold <= len(trust.keys) or any(len(k) != 32 for k in trust.keys):
             raise _refused("the trust file names no usable keys", "Join the federation again.")
         return trust
 
@@ -210,12 +208,12 @@ def _parse_signatures(raw: bytes) -> dict[str, bytes]:
 
 def _read(folder: Path, name: str, limit: int) -> bytes:
     try:
+        if not (folder / name).is_file():  # a pipe would block, a folder confuse
+            raise OSError("not a file")
         return read_bounded(folder / name, limit)
     except OSError as error:
         missing = "signature" if name == SIGNATURES else "manifest"
-        raise _refused(
-            f"the release has no {missing}", "Do not use it. Get the release again from the coordinator."
-        ) from error
+        raise _refused(f"the release has no {missing}", "Do not use it. Get the release again from the coordinator.") from error
 
 
 def _checked(folder: Path, path: str, sha256: Digest, size: int) -> bytes:

@@ -31,6 +31,7 @@ class _Kept:
     started: float
     pause_s: float = _FIRST_PAUSE_S
     not_before: float = 0.0
+    is_wanted: bool = True
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class Supervisor:
         now = time.monotonic()
         for name, kept in self._kept.items():
             code = kept.child.exit_code()
-            if code is None:
+            if code is None or not kept.is_wanted:
                 continue
             if kept.not_before == 0.0:
                 if now - kept.started > _HEALTHY_S:
@@ -60,6 +61,19 @@ class Supervisor:
                 kept.pause_s = min(2 * kept.pause_s, _LONGEST_PAUSE_S)
             elif now >= kept.not_before:
                 kept.child, kept.started, kept.not_before = kept.start(), now, 0.0
+
+    def rest(self, name: str) -> None:
+        """End a child and leave it ended until ``resume``; a name that is not kept is passed over."""
+        kept = self._kept.get(name)
+        if kept is not None and kept.is_wanted:
+            kept.is_wanted = False
+            kept.child.stop()
+
+    def resume(self, name: str) -> None:
+        """Start a resting child again."""
+        kept = self._kept.get(name)
+        if kept is not None and not kept.is_wanted:
+            kept.is_wanted, kept.child, kept.started, kept.not_before = True, kept.start(), time.monotonic(), 0.0
 
     def stop(self) -> None:
         """End every child and all its descendants."""

@@ -11,7 +11,7 @@ import warnings
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from models.contract import Work
 
@@ -42,7 +42,7 @@ def decode(data: bytes) -> Work:
                     raise CodecError(
                         f"it has {image.width} x {image.height} pixels; {MAX_PIXELS // 10**6} megapixels is the limit"
                     )
-                return _flattened(ImageOps.exif_transpose(image))
+                return _flattened(_in_srgb(ImageOps.exif_transpose(image)))
     except CodecError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -51,6 +51,20 @@ def decode(data: bytes) -> Work:
         raise CodecError("it is not a JPEG, PNG or WebP picture") from error
     except Exception as error:  # decoders raise many undocumented types on damaged files
         raise CodecError("it is damaged or cut short") from error
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Colours as the picture's own profile means them; without one, or with a broken one, sRGB is what screens assume."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, source, target, outputMode=mode) or image
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
 
 
 def _flattened(image: Image.Image) -> Work:

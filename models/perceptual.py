@@ -122,9 +122,7 @@ class EfficientNetLite0(nn.Module):
 class _MBConv(nn.Module):
     """Expand 1x1, depthwise, project 1x1; no squeeze-excitation in the Lite family."""
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], prefix: str, kernel: int, stride: int, *, expand: bool
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, kernel: int, stride: int, *, expand: bool) -> None:
         super().__init__()
         self._expand = _folded(tensors, f"{prefix}._expand_conv", f"{prefix}._bn0") if expand else None
         self._depthwise = _folded(

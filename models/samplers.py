@@ -50,9 +50,7 @@ def pad(photo: Work, signature: Signature) -> Work:
     return np.pad(photo, (rows, columns, (0, 0)), mode="edge")[None]
 
 
-def paint_with_strength(
-    run: Run, signature: Signature, photo: Work, code: Code, identity: Code, strength: float
-) -> Work:
+def paint_with_strength(run: Run, signature: Signature, photo: Work, code: Code, identity: Code, strength: float) -> Work:
     """Between the photo and the style, on an exact graph.
 
     The code moves from the identity code to the style's; what the identity code alone fails to give back of the photo

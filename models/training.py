@@ -5,6 +5,7 @@ It knows objectives and batches and nothing of what they are about.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -62,7 +63,7 @@ def fit(
         on_step: told the number of steps done and the loss of the last.
 
     Returns:
-        The mean loss of the last tenth of the steps.
+        The mean loss of the last tenth of the steps; NaN if there was none.
 
     Raises:
         DivergedError: a loss was NaN or infinite; the network is then spoilt.
@@ -86,7 +87,7 @@ def fit(
             losses.append(loss.item())
         on_step(step + 1, losses[-1])
     tail = losses[-max(1, len(losses) // 10) :]
-    return sum(tail) / max(1, len(tail))
+    return sum(tail) / len(tail) if tail else math.nan
 
 
 def _optimiser(

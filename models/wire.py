@@ -117,9 +117,7 @@ def unpack_update(record: RecordDict) -> Update:
 
 
 def _pack(flat: Flat, header: Mapping[str, int | float | str]) -> RecordDict:
-    return RecordDict(
-        {_ARRAYS: ArrayRecord({_FLAT: Array(flat)}), _HEADER: ConfigRecord(dict(header))}
-    )
+    return RecordDict({_ARRAYS: ArrayRecord({_FLAT: Array(flat)}), _HEADER: ConfigRecord(dict(header))})
 
 
 def _unpack(record: RecordDict, fields: Mapping[str, type]) -> tuple[Flat, Mapping[str, object]]:

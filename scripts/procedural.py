@@ -482,7 +482,7 @@ def _dry_brush(rng: Generator, scene: Field) -> Field:
     """A stiff brush with little paint, dragged over a coloured ground."""
     size = len(scene)
     reference = _recoloured(rng, scene)
-    ground = _paper(rng, size, str(rng.choice("3a3128 5b4a3a d8c7a4 2d3a40 8c3f2a c9b58d".split())), 0.03)
+    ground = _paper(rng, size, str(rng.choice(["3a3128", "5b4a3a", "d8c7a4", "2d3a40", "8c3f2a", "c9b58d"])), 0.03)
     brushes = (
         _Brush(20, 70, bristles=14, ragged=0.3, gaps=0.35, streak=0.07),
         _Brush(12, 45, bristles=10, ragged=0.3, gaps=0.3, streak=0.07),
@@ -577,8 +577,8 @@ def _ink_brush(rng: Generator, scene: Field) -> Field:
 
 def _inked(rng: Generator, size: int, tinted: float = 0.4) -> tuple[Field, Field]:
     """A sheet (H, W, 3) and an ink (3,); `tinted` is the chance that the sheet is not white."""
-    sheets = "f2ead6 efe4cb f6f1e6".split() if rng.random() > tinted else "d9c39a b9c4bd c8b8a8 cfa98a a9b6c4".split()
-    ink = _hex(str(rng.choice("15130f 2a1a10 101a33 3a120e 0f2a22".split())))[0]
+    sheets = ["f2ead6", "efe4cb", "f6f1e6"] if rng.random() > tinted else ["d9c39a", "b9c4bd", "c8b8a8", "cfa98a", "a9b6c4"]
+    ink = _hex(str(rng.choice(["15130f", "2a1a10", "101a33", "3a120e", "0f2a22"])))[0]
     return _paper(rng, size, str(rng.choice(sheets))), ink
 
 
@@ -706,7 +706,7 @@ def _woodcut(rng: Generator, scene: Field) -> Field:
 def _linocut(rng: Generator, scene: Field) -> Field:
     """Two inks on paper: bold shapes, gouge marks along the forms, chatter left in the cleared parts."""
     size = len(scene)
-    sheet = _paper(rng, size, str(rng.choice("f4eddc efe2c8 f6f2e8".split())), 0.012)
+    sheet = _paper(rng, size, str(rng.choice(["f4eddc", "efe2c8", "f6f2e8"])), 0.012)
     cool, warm = _palette(rng)
     dark, light = (cool[0], warm[2]) if rng.random() < 0.5 else (warm[0], cool[2])
     tone = _blur(_tone(_blur(scene, 2.0)), 1.0)
@@ -725,7 +725,7 @@ def _linocut(rng: Generator, scene: Field) -> Field:
 def _pastel(rng: Generator, scene: Field) -> Field:
     """Soft sticks over toned paper, laid in slanting strokes that skip the hollows of its tooth."""
     size = len(scene)
-    sheet = _paper(rng, size, str(rng.choice("6b6358 4a5560 8a7a66 3c3a44 7d8a84 b09a80".split())), 0.03)
+    sheet = _paper(rng, size, str(rng.choice(["6b6358", "4a5560", "8a7a66", "3c3a44", "7d8a84", "b09a80"])), 0.03)
     reference = _recoloured(rng, scene, own=0.45)
     slant = rng.uniform(0.5, 2.6) + 0.6 * _flow(rng, scene, 9, 0.8) * rng.uniform(0.2, 1)
     brushes = (
@@ -741,8 +741,8 @@ def _pastel(rng: Generator, scene: Field) -> Field:
 def _charcoal(rng: Generator, scene: Field) -> Field:
     """Smudged stick on laid paper, dark accents, lights put back with chalk; sometimes red chalk."""
     size = len(scene)
-    sheet = _paper(rng, size, str(rng.choice("d8cbb2 c9b79a b8b4ac e6dcc8".split())), 0.02)
-    stick = _hex(str(rng.choice("1c1a19 1c1a19 6e2a16 2a2018".split())))[0]
+    sheet = _paper(rng, size, str(rng.choice(["d8cbb2", "c9b79a", "b8b4ac", "e6dcc8"])), 0.02)
+    stick = _hex(str(rng.choice(["1c1a19", "1c1a19", "6e2a16", "2a2018"])))[0]
     tone = _tone(scene)
     tooth = _grain(rng, size, 1.0)
     smudge = np.clip(0.72 - _blur(tone, 4), 0, 1) * (0.8 + 0.1 * _clouds(rng, size, 60))
@@ -836,7 +836,7 @@ def _mosaic(rng: Generator, scene: Field) -> Field:
     gap = rng.uniform(8.5, 14)
     reference = _recoloured(rng, scene, own=0.35)
     angle = _flow(rng, scene, gap * 0.8, 0.9)
-    grout = _paper(rng, size, str(rng.choice("cbbfa8 3a342e 8a8072 e2d8c4 20242a".split())), 0.04)
+    grout = _paper(rng, size, str(rng.choice(["cbbfa8", "3a342e", "8a8072", "e2d8c4", "20242a"])), 0.04)
     canvas = _Canvas(grout)
     centres = _rows(rng, angle, gap)
     theta, half = _at(angle, centres), gap * rng.uniform(0.36, 0.46, (len(centres), 1)).astype(np.float32)
@@ -885,9 +885,7 @@ def _stained_glass(rng: Generator, scene: Field) -> Field:
     label = _moved(np.where(split[label], fine + label.max() + 1, label).astype(np.intp), *sliding)
     colours = _per_label(_recoloured(rng, scene, "vivid fauve gold rust coral orchard night dusk", own=0.7), label)
     grey = _luma(colours)[:, None]
-    panes = np.clip(grey + (colours - grey) * 1.7 + rng.normal(0, 0.05, colours.shape), 0.03, 1).astype(np.float32)[
-        label
-    ]
+    panes = np.clip(grey + (colours - grey) * 1.7 + rng.normal(0, 0.05, colours.shape), 0.03, 1).astype(np.float32)[label]
     streaks = 0.10 * _moved(_clouds(rng, size, 40), 30 * _noise(rng, size, 120), 6 * _noise(rng, size, 40))
     y, x = _grid(size)
     glow = 1.12 - 0.5 * np.hypot(x - rng.uniform(0.3, 0.7), y - rng.uniform(0.2, 0.6))
@@ -955,16 +953,12 @@ def _cubist(rng: Generator, scene: Field) -> Field:
     moved = _moved(scene, slide[0][label], slide[1][label])
     reference = _recoloured(rng, moved, "earth ochre sepia rust harbour gold winter dusk", own=0.12)
     lean = rng.uniform(0, 2 * np.pi, n)[label]
-    shade = np.sin(
-        2.2 * np.pi * ((x * np.cos(lean) + y * np.sin(lean)) * rng.uniform(0.8, 2, n)[label] + rng.random(n)[label])
-    )
+    shade = np.sin(2.2 * np.pi * ((x * np.cos(lean) + y * np.sin(lean)) * rng.uniform(0.8, 2, n)[label] + rng.random(n)[label]))
     planes = np.clip(0.75 * reference + 0.25 * _blur(reference, 9) + 0.16 * shade[..., None], 0, 1).astype(np.float32)
     brushed = rng.uniform(0, np.pi, n).astype(np.float32)[label]
     brushes = tuple(_Brush(w, w * 2.6, bristles=5, light=0.035, hue=0.012, streak=0.03) for w in (13, 7, 4))
     canvas = _painted(rng, planes, planes, brushed, brushes)
-    drawn = (
-        canvas.picture * (1 - 0.75 * _rims(label, 2.2) * np.clip(0.7 + 0.4 * _clouds(rng, size, 40), 0, 1))[..., None]
-    )
+    drawn = canvas.picture * (1 - 0.75 * _rims(label, 2.2) * np.clip(0.7 + 0.4 * _clouds(rng, size, 40), 0, 1))[..., None]
     return _lit(drawn, canvas.thickness, 0.45)
 
 
@@ -980,10 +974,7 @@ def _batik(rng: Generator, scene: Field) -> Field:
     label = np.floor(np.clip(tone, 0, 0.999) * steps).astype(np.intp)
     heat = _blur(_warmth(rng, scene), 5) > 0.5
     level = (label / (steps - 1)).astype(np.float32)
-    dyed = (
-        np.where(heat[..., None], _ramp(warm, level), _ramp(cool, level))
-        * (1 + 0.07 * _clouds(rng, size, 35))[..., None]
-    )
+    dyed = np.where(heat[..., None], _ramp(warm, level), _ramp(cool, level)) * (1 + 0.07 * _clouds(rng, size, 35))[..., None]
     wax = _rims(label * 2 + heat, 2.6)
     cloth = _mix(dyed.astype(np.float32), np.broadcast_to(warm[4], dyed.shape), wax * 0.9)
     bent = [6 * _clouds(rng, size, 40) for _ in range(2)]
@@ -1021,7 +1012,7 @@ def _tapestry(rng: Generator, scene: Field) -> Field:
 def _fresco(rng: Generator, scene: Field) -> Field:
     """Earth colours hatched thinly into plaster, worn, stained and cracked."""
     size = len(scene)
-    plaster = _paper(rng, size, str(rng.choice("e2d3b4 d8c8ac e8dcc6".split())), 0.03)
+    plaster = _paper(rng, size, str(rng.choice(["e2d3b4", "d8c8ac", "e8dcc6"])), 0.03)
     reference = _recoloured(rng, scene, "earth ochre sepia rust harbour forest powder gold", own=0.15)
     brushes = (
         _Brush(16, 34, bristles=8, gaps=0.15, light=0.03, streak=0.03),
@@ -1035,9 +1026,7 @@ def _fresco(rng: Generator, scene: Field) -> Field:
     _, nearest, following = _cells(rng, size, rng.uniform(60, 110))
     cracked = _moved(following - nearest, *[7 * _clouds(rng, size, 30) for _ in range(2)]) < 1.2
     crack = _blur((cracked & (_clouds(rng, size, 120) > -0.1)).astype(np.float32), 0.6)
-    pits = _lit(
-        np.asarray(aged, np.float32), 0.12 * _clouds(rng, size, 12) + 0.05 * _grain(rng, size, 1.0) - 0.4 * wear, 0.35
-    )
+    pits = _lit(np.asarray(aged, np.float32), 0.12 * _clouds(rng, size, 12) + 0.05 * _grain(rng, size, 1.0) - 0.4 * wear, 0.35)
     return _unit(pits * (1 - 0.6 * crack[..., None]))
 
 

@@ -5,10 +5,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from export.signing import VerifiedRelease
 
 settings.register_profile("sfumato", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.load_profile("sfumato")
@@ -74,3 +77,20 @@ def pytest_runtest_setup() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> "VerifiedRelease":
+    """The small base body of `tests/simulators.py`, made once."""
+    from tests import simulators  # noqa: PLC0415 - torch and flwr, which most tests do without
+
+    return simulators.make_base(tmp_path_factory.mktemp("base") / "release")
+
+
+@pytest.fixture
+def world(packaged: "VerifiedRelease", monkeypatch: pytest.MonkeyPatch) -> "VerifiedRelease":
+    """A world in which the small base is the one that comes with the program."""
+    from tests import simulators  # noqa: PLC0415 - as above
+
+    simulators.install_world(monkeypatch, packaged)
+    return packaged

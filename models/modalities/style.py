@@ -110,7 +110,7 @@ class _Block(nn.Module):
         self.b = _conv3(channels, channels)
 
     def forward(self, x: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-        """x + norm(b(relu(norm(a(x)))))."""
+        """X + norm(b(relu(norm(a(x)))))."""
         changed: Tensor = norm(self.b(F.relu(norm(self.a(x)))))
         return x + changed
 
@@ -122,7 +122,9 @@ class _Norms:
         scale, shift = code.chunk(2, dim=1)
         self._scales = iter(torch.split(scale, list(widths), dim=1))
         self._shifts = iter(torch.split(shift, list(widths), dim=1))
-        self._frozen = None if statistics is None else zip(*(torch.split(s, list(widths), dim=1) for s in statistics), strict=True)
+        self._frozen = (
+            None if statistics is None else zip(*(torch.split(s, list(widths), dim=1) for s in statistics), strict=True)
+        )
         self._means: list[Tensor] = []
         self._variances: list[Tensor] = []
 
@@ -270,8 +272,7 @@ def _stacked(targets: Sequence[list[Tensor]]) -> list[Tensor]:
     """One (N, C, C) tensor per layer; a code without works gets zeros, which carry no weight."""
     shapes = next((t for t in targets if t), [])
     return [
-        torch.stack([target[i] if target else torch.zeros_like(like) for target in targets])
-        for i, like in enumerate(shapes)
+        torch.stack([target[i] if target else torch.zeros_like(like) for target in targets]) for i, like in enumerate(shapes)
     ]
 
 
@@ -312,12 +313,16 @@ class StyleObjective:
 
 
 def _painted(net: StyleNet, batch: StyleBatch) -> Tensor:
-    """Paint a training step, letting live steps teach the styles' running statistics."""
-    statistics = None if batch.live else (net.norm_mean[batch.code], net.norm_var[batch.code])
-    picture, (mean, variance) = net(batch.photo, net.codes[batch.code], statistics)
-    if batch.live:
-        _observe_inplace(net, batch.code, mean, variance)
-    return picture
+    """Paint a training step, letting live steps teach the styles' running statistics.
+
+    A style that has none yet is painted live, whatever the batch says.
+    """
+    live = batch.live or not bool(net.norm_mean[batch.code].any(dim=1).all())
+    statistics = None if live else (net.norm_mean[batch.code], net.norm_var[batch.code])
+    painted: tuple[Tensor, tuple[Tensor, Tensor]] = net(batch.photo, net.codes[batch.code], statistics)
+    if live:
+        _observe_inplace(net, batch.code, *painted[1])
+    return painted[0]
 
 
 def _style_distance(painted: Sequence[Tensor], grams: Sequence[Tensor]) -> Tensor:
@@ -351,8 +356,9 @@ def _roughness(picture: Tensor) -> Tensor:
 def _observe_inplace(net: StyleNet, codes: Tensor, mean: Tensor, variance: Tensor) -> None:
     """Move the running statistics of the codes that were painted with towards what was seen."""
     for row, m, v in zip(codes.tolist(), mean, variance, strict=True):
-        net.norm_mean[row].lerp_(m, _STATISTICS_MOMENTUM)
-        net.norm_var[row].lerp_(v, _STATISTICS_MOMENTUM)
+        weight = _STATISTICS_MOMENTUM if net.norm_mean[row].any() else 1.0
+        net.norm_mean[row].lerp_(m, weight)
+        net.norm_var[row].lerp_(v, weight)
 
 
 def is_body(parameter: str) -> bool:

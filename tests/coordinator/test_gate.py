@@ -1,0 +1,169 @@
+"""What the gate lets out: a body as good as the one before, and nothing worse. Real fits and renderings, a small network."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from coordinator import gate
+from coordinator.gate import Candidate, Gate
+from export import release
+from export.manifest import Verdict
+from export.parity import INT8_PSNR_DB, INT8_SSIM
+from export.signing import VerifiedRelease
+from models import training
+from models.update import Arrays
+from tests import releases, simulators
+
+
+@pytest.fixture(scope="module")
+def judge(packaged: VerifiedRelease) -> Iterator[Gate]:
+    """A gate whose current body is the small base."""
+    with pytest.MonkeyPatch.context() as patch:
+        simulators.install_world(patch, packaged)
+        yield Gate(packaged, fit_steps=1)
+
+
+@pytest.fixture
+def body(world: VerifiedRelease) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    return {name: array.copy() for name, array in release.body_of(world).items()}
+
+
+def assert_refused(candidate: Candidate, reason: str) -> None:
+    assert not candidate.passes
+    assert any(reason in said for said in candidate.reasons), candidate.reasons
+
+
+def test_the_body_that_is_served_passes(judge: Gate, body: Arrays) -> None:
+    candidate = judge.judge(body)
+
+    assert candidate.passes, candidate.reasons
+    assert candidate.verdict.style_after <= gate.STYLE_RATIO * candidate.verdict.style_before
+    assert candidate.body is body
+    assert set(candidate.codes) == {"identity", "paper"}
+
+
+def test_without_a_fit_it_scores_exactly_as_before(judge: Gate, body: Arrays) -> None:
+    verdict = judge.judge(body, fit_steps=0).verdict
+
+    assert verdict.style_after == pytest.approx(verdict.style_before, rel=1e-5)
+    assert verdict.content_after == pytest.approx(verdict.content_before, rel=1e-5)
+
+
+def test_the_same_body_is_judged_the_same_twice(judge: Gate, body: Arrays) -> None:
+    assert judge.judge(body).verdict == judge.judge(body).verdict
+
+
+def test_a_body_of_noise_is_refused(judge: Gate, body: Arrays) -> None:
+    rng = np.random.default_rng(0)
+    noise = {name: rng.standard_normal(array.shape).astype(np.float32) for name, array in body.items()}
+
+    assert_refused(judge.judge(noise), "SSIM to the photos")
+
+
+def test_a_body_that_paints_one_flat_colour_is_refused_for_its_style(judge: Gate, body: Arrays) -> None:
+    flat = {name: np.zeros_like(array) if name.startswith("to_full") else array for name, array in body.items()}
+
+    assert_refused(judge.judge(flat), "style distance")
+
+
+def test_a_body_that_leaves_a_grid_is_refused_for_it(
+    judge: Gate, body: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "GRID_DB", 6.0)
+    bias = body["to_full.bias"].copy()
+    bias[::4] += 0.4  # one of the four pixels of each PixelShuffle is brighter: a grid of period 2
+    body["to_full.bias"] = bias
+
+    candidate = judge.judge(body)
+
+    assert_refused(candidate, "a pixel grid of")
+    assert candidate.verdict.grid > judge._before.grid + 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["stem.weight", "to_full.bias"])
+def test_a_body_with_a_number_that_is_not_finite_is_refused_unseen(
+    judge: Gate,
+    body: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]],
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
+    name: str,
+) -> None:
+    body[name].flat[0] = value
+    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("it was trained on"))
+
+    assert judge.judge(body).reasons == ("the body holds numbers that are not finite",)
+
+
+def test_a_body_whose_fit_diverges_is_refused(judge: Gate, body: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*_arguments: object) -> float:
+        raise training.DivergedError("the loss of step 0 is not a finite number")
+
+    monkeypatch.setattr(training, "fit", diverge)
+
+    assert judge.judge(body).reasons == ("the loss of step 0 is not a finite number",)
+
+
+def test_judging_does_not_change_the_body(judge: Gate, body: Arrays) -> None:
+    before = {name: array.copy() for name, array in body.items()}
+
+    judge.judge(body)
+
+    for name, array in body.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+# --- Each comparison, at its limit -------------------------------------------------------------------------------------
+
+GOOD = Verdict(
+    style_before=1.0,
+    style_after=1.0,
+    content_before=0.6,
+    content_after=0.6,
+    grid=3.0,
+    int8_psnr_db=INT8_PSNR_DB,
+    int8_ssim=INT8_SSIM,
+)
+
+
+@pytest.fixture
+def _as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "GRID_DB", 6.0)
+
+
+@pytest.mark.usefixtures("_as_shipped")
+@pytest.mark.parametrize(
+    ("changes", "grid_before", "reason"),
+    [
+        ({}, 3.0, ""),
+        ({"style_after": 1.02}, 3.0, ""),
+        ({"style_after": 1.021}, 3.0, "style distance 1.0210 against 1.0000"),
+        ({"content_after": 0.581}, 3.0, ""),
+        ({"content_after": 0.579}, 3.0, "SSIM to the photos 0.579 against 0.600"),
+        ({"grid": 6.0}, 3.0, ""),
+        ({"grid": 6.1}, 3.0, "a pixel grid of 6.1 dB against 3.0 dB"),
+        ({"grid": 9.0}, 8.0, ""),
+        ({"grid": 9.1}, 8.0, "a pixel grid of 9.1 dB against 8.0 dB"),
+        ({"int8_psnr_db": 31.9}, 3.0, "int8 at 31.9 dB"),
+        ({"int8_ssim": 0.94}, 3.0, "SSIM 0.940 of fp32"),
+        ({"style_after": float("nan")}, 3.0, "style distance nan"),
+        ({"content_after": float("nan")}, 3.0, "SSIM to the photos nan"),
+        ({"grid": float("nan")}, 3.0, "a pixel grid of nan"),
+        ({"int8_psnr_db": float("nan")}, 3.0, "int8 at nan"),
+    ],
+)
+def test_each_figure_is_held_to_its_limit(changes: dict[str, float], grid_before: float, reason: str) -> None:
+    reasons = gate._reasons(replace(GOOD, **changes), grid_before)
+
+    assert [reason in said for said in reasons] == ([True] if reason else [])
+
+
+@pytest.mark.usefixtures("world")
+def test_a_release_with_a_verdict_is_the_measure_for_the_next(world: VerifiedRelease) -> None:
+    judged = replace(world, manifest=replace(world.manifest, verdict=replace(releases.VERDICT, style_after=1e-9)))
+
+    candidate = Gate(judged, fit_steps=1).judge(release.body_of(world))
+
+    assert_refused(candidate, "against 0.0000 before")

@@ -1,0 +1,100 @@
+"""The coordinator's certificates and keys: what they allow, how long, and who may read them."""
+
+import ipaddress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import PolicyBuilder
+from cryptography.x509.verification import Store as Authorities
+
+from coordinator import pki
+from coordinator.config import Home
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("hub"))
+    pki.create(home, "guild", "gallery.example")
+    return home
+
+
+def chain_of(home: Home) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(home.server_certificate.read_bytes())
+
+
+def test_the_server_is_signed_by_the_authority_and_brings_it_along(home: Home) -> None:
+    server, authority = chain_of(home)
+
+    server.verify_directly_issued_by(authority)
+    assert authority.public_bytes(serialization.Encoding.DER) == pki.ca_der(home)
+    authority.verify_directly_issued_by(authority)
+
+
+def test_the_servers_key_is_the_certificates(home: Home) -> None:
+    key = serialization.load_pem_private_key(home.server_key.read_bytes(), None)
+
+    assert key.public_key() == chain_of(home)[0].public_key()
+
+
+@pytest.mark.parametrize("name", ["gallery.example", "localhost"])
+def test_the_server_is_known_by_its_names(home: Home, name: str) -> None:
+    server, authority = chain_of(home)
+    verifier = PolicyBuilder().store(Authorities([authority])).build_server_verifier(x509.DNSName(name))
+
+    assert verifier.verify(server, [])
+
+
+def test_the_server_is_known_by_loopback_addresses(home: Home) -> None:
+    names = chain_of(home)[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+    assert set(names.get_values_for_type(x509.IPAddress)) >= {ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")}
+
+
+def test_a_host_that_is_an_address_is_named_as_one(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    pki.create(home, "guild", "192.0.2.7")
+    names = chain_of(home)[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+    assert ipaddress.ip_address("192.0.2.7") in names.get_values_for_type(x509.IPAddress)
+
+
+def test_a_box_that_thinks_it_is_1970_takes_them(home: Home) -> None:
+    for certificate in chain_of(home):
+        assert certificate.not_valid_before_utc == datetime(1970, 1, 1, tzinfo=UTC)
+        assert certificate.not_valid_after_utc > datetime(2070, 1, 1, tzinfo=UTC)
+
+
+def test_the_server_may_serve_and_not_sign(home: Home) -> None:
+    server, authority = chain_of(home)
+    constraints = [c.extensions.get_extension_for_class(x509.BasicConstraints).value for c in (server, authority)]
+    usages = [c.extensions.get_extension_for_class(x509.KeyUsage).value for c in (server, authority)]
+
+    assert [(c.ca, c.path_length) for c in constraints] == [(False, None), (True, 0)]
+    assert [u.key_cert_sign for u in usages] == [False, True]
+    extended = server.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(extended) == [ExtendedKeyUsageOID.SERVER_AUTH]
+
+
+def test_private_keys_are_for_this_user_only(home: Home) -> None:
+    for file in (home.ca_key, home.server_key, home.release_key):
+        assert b"PRIVATE KEY" in file.read_bytes()
+        assert file.stat().st_mode & 0o077 == 0
+
+
+def test_the_release_key_is_ed25519_and_another_is_refused(home: Home) -> None:
+    assert len(pki.release_key(home).public_key().public_bytes_raw()) == 32
+    with pytest.raises(TypeError, match="server.key is not an Ed25519 key"):
+        pki.load_ed25519(home.server_key)
+
+
+def test_two_coordinators_share_nothing(home: Home, tmp_path: Path) -> None:
+    other = Home(tmp_path)
+    pki.create(other, "guild", "gallery.example")
+
+    assert pki.ca_der(other) != pki.ca_der(home)
+    assert pki.release_key(other).public_key() != pki.release_key(home).public_key()
+    assert chain_of(other)[0].serial_number != chain_of(home)[0].serial_number

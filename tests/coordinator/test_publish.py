@@ -1,0 +1,180 @@
+"""What is published, and what never is: no verdict, no release; no number twice."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coordinator import pki, publish
+from coordinator.errors import GateRefusedError
+from coordinator.gate import Candidate
+from export import release
+from export.errors import IntegrityError, NotConfiguredError, ResourceError
+from export.ledger import Ledger
+from export.signing import Trust, VerifiedRelease
+from tests import releases, simulators
+from tests.simulators import CoordinatorHome
+
+
+@pytest.fixture
+def hub(tmp_path: Path, world: VerifiedRelease) -> CoordinatorHome:
+    del world
+    return simulators.make_coordinator(tmp_path / "hub")
+
+
+def candidate(hub: CoordinatorHome, *reasons: str) -> Candidate:
+    """The served body moved a little, with a verdict made up for it."""
+    current = publish.current_release(hub)
+    body = {name: array + np.float32(0.01) for name, array in release.body_of(current).items()}
+    return Candidate(body, b"a graph", release.codes_of(current), releases.VERDICT, reasons)
+
+
+def put_out(hub: CoordinatorHome, round_: int = 1) -> VerifiedRelease:
+    return publish.publish(hub, publish.current_release(hub), candidate(hub), round_, contributors=3)
+
+
+def test_a_new_federation_serves_the_base_under_its_own_key(hub: CoordinatorHome, world: VerifiedRelease) -> None:
+    first = publish.current_release(hub)
+
+    assert (first.manifest.federation, first.manifest.version, first.manifest.round) == ("guild", 1, 0)
+    assert first.manifest.body == world.manifest.body
+    assert first.digest != world.digest
+    assert {path: first.read(path) for path in first.manifest.files} == {
+        path: world.read(path) for path in world.manifest.files
+    }
+
+
+def test_a_candidate_that_passed_becomes_the_served_release(hub: CoordinatorHome) -> None:
+    before = publish.current_release(hub)
+
+    published = put_out(hub, round_=4)
+
+    assert publish.current_release(hub).digest == published.digest
+    said = published.manifest
+    assert (said.version, said.round, said.contributors, said.parent) == (2, 4, 3, before.manifest.body)
+    assert said.verdict == releases.VERDICT
+    assert said.licence == "Apache-2.0"
+    assert Trust.load(hub.trust_file).highest_version == 2
+
+
+def test_the_public_material_travels_on_unchanged(hub: CoordinatorHome) -> None:
+    before, after = publish.current_release(hub), put_out(hub)
+
+    for folder in (release.WORKS, release.CALIBRATION, release.PROBE):
+        assert [after.read(p) for p in after.paths(folder)] == [before.read(p) for p in before.paths(folder)]
+
+
+def test_the_card_says_the_verdict_and_keeps_what_the_base_says_of_itself(hub: CoordinatorHome) -> None:
+    card = put_out(hub).read(release.CARD).decode()
+
+    assert "3 artists' machines" in card
+    assert "| style distance (0 is perfect) | 0.9000 | 0.8500 |" in card
+    assert card.rstrip().endswith("Made by tests/simulators.py.")
+
+
+def test_what_the_gate_refused_is_not_published(hub: CoordinatorHome) -> None:
+    current = publish.current_release(hub)
+
+    with pytest.raises(GateRefusedError, match="style distance; a grid") as caught:
+        publish.publish(hub, current, candidate(hub, "style distance", "a grid"), 1, 3)
+
+    assert caught.value.advice
+    assert publish.versions(hub) == [1]
+    assert publish.current_release(hub).digest == current.digest
+
+
+def test_a_release_without_a_verdict_is_not_published_again(hub: CoordinatorHome) -> None:
+    assert publish.current_release(hub).manifest.verdict is None
+
+    with pytest.raises(GateRefusedError, match="release 1 carries no verdict"):
+        publish.publish_again(hub, 1)
+
+    assert publish.versions(hub) == [1]
+
+
+def test_going_back_goes_forward(hub: CoordinatorHome) -> None:
+    second = put_out(hub)
+    put_out(hub, round_=2)
+
+    again = publish.publish_again(hub, 2)
+
+    assert again.manifest.version == 4
+    assert again.manifest.body == second.manifest.body
+    assert again.manifest.verdict == second.manifest.verdict
+    assert publish.versions(hub) == [1, 2, 3, 4]
+
+
+def test_a_number_is_never_used_twice_even_if_its_folder_is_gone(hub: CoordinatorHome) -> None:
+    put_out(hub)
+    (hub.current_file).write_bytes(b"1")
+    shutil.rmtree(hub.releases / "2")
+
+    assert publish.newest_version(hub) == 2
+    assert put_out(hub).manifest.version == 3
+
+
+def test_a_number_is_never_used_twice_even_if_the_memory_of_it_is_gone(hub: CoordinatorHome) -> None:
+    put_out(hub)
+    trust = Trust.load(hub.trust_file)
+    replace(trust, highest_version=0).save(hub.trust_file)
+
+    assert put_out(hub).manifest.version == 3
+
+
+def test_everything_published_stands_in_the_ledger(hub: CoordinatorHome) -> None:
+    published = put_out(hub)
+
+    entries = Ledger(hub.ledger_file).entries()
+    assert [(entry["what"], entry["version"]) for entry in entries] == [("published", 1), ("published", 2)]
+    assert entries[-1]["manifest"] == published.digest
+    assert entries[-1]["contributors"] == 3
+
+
+def test_a_full_disk_leaves_the_served_release(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = publish.current_release(hub)
+    made = candidate(hub)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ResourceError):
+        publish.publish(hub, before, made, 1, 3)
+
+    assert publish.versions(hub) == [1]
+    assert publish.current_release(hub).digest == before.digest
+
+
+def test_a_release_changed_on_the_coordinators_disk_is_not_served(hub: CoordinatorHome) -> None:
+    (hub.releases / "1" / "card.md").write_bytes(b"# Another\n")
+
+    with pytest.raises(IntegrityError, match="card.md is not what was signed"):
+        publish.current_release(hub)
+
+
+def test_a_release_of_another_key_is_not_served(hub: CoordinatorHome, tmp_path: Path) -> None:
+    releases.publish(tmp_path / "forged", releases.key_number(66), version=7)
+    shutil.copytree(tmp_path / "forged", hub.releases / "7")
+
+    with pytest.raises(IntegrityError, match="not signed by 'guild'"):
+        publish.open_release(hub, 7)
+
+
+def test_a_release_that_was_never_published_is_told(hub: CoordinatorHome) -> None:
+    with pytest.raises(IntegrityError, match="there is no release 9") as caught:
+        publish.open_release(hub, 9)
+
+    assert "release list" in caught.value.advice
+
+
+def test_a_coordinator_without_a_release_is_told(hub: CoordinatorHome) -> None:
+    hub.current_file.unlink()
+
+    with pytest.raises(NotConfiguredError, match="no release has been published"):
+        publish.current_release(hub)
+
+
+def test_releases_are_signed_with_the_coordinators_key(hub: CoordinatorHome) -> None:
+    assert Trust.load(hub.trust_file).keys == (pki.release_key(hub).public_key().public_bytes_raw(),)

@@ -1,0 +1,202 @@
+"""The round loop: whom it waits for and how long, what it writes down, and in what states it can end."""
+
+import gc
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Message, RecordDict
+
+from coordinator import publish, rounds
+from coordinator.gate import Gate
+from coordinator.store import Store
+from export import release
+from export.errors import SfumatoError
+from export.ledger import Ledger
+from export.signing import VerifiedRelease
+from models import wire
+from tests import simulators
+from tests.simulators import Clock, CoordinatorHome, SimulatedGrid, honest, hold_rounds
+
+
+@pytest.fixture
+def hub(tmp_path: Path, world: VerifiedRelease) -> CoordinatorHome:
+    """A coordinator with two artists."""
+    del world
+    home = simulators.make_coordinator(tmp_path / "hub", minimum_nodes=2, clip=0.05, round_timeout_s=5.0, gather_timeout_s=5.0)
+    simulators.enrol(home, 1, 2)
+    return home
+
+
+@dataclass(slots=True)
+class LateGrid(SimulatedGrid):
+    """A grid whose nodes come online one with each look."""
+
+    looks: int = 0
+
+    def get_node_ids(self) -> Iterable[int]:
+        self.looks += 1
+        return list(self.nodes)[: self.looks]
+
+
+def test_every_member_is_sent_the_same_assignment(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = SimulatedGrid({1: honest(1), 2: honest(2)})
+    body = simulators.body_layout().flatten(release.body_of(publish.current_release(hub)))
+
+    hold_rounds(monkeypatch, hub, grid)
+
+    assert {message.metadata.dst_node_id for message in grid.pushed} == {1, 2}
+    for message in grid.pushed:
+        sent = wire.unpack_assignment(message.content)
+        assert (sent.federation, sent.modality, sent.round) == ("guild", "style-studio", 1)
+        assert (sent.steps, sent.clip, sent.layout_digest) == (2, 0.05, simulators.body_layout().digest)
+        np.testing.assert_array_equal(sent.body, body)
+
+
+def test_the_next_round_sends_what_the_last_one_published(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = SimulatedGrid({1: honest(1), 2: honest(2)})
+
+    hold_rounds(monkeypatch, hub, grid, count=2)
+
+    second = wire.unpack_assignment(grid.pushed[-1].content)
+    assert [r.state for r in Store(hub.database).rounds()] == ["published", "published"]
+    assert second.round == 2
+    np.testing.assert_array_equal(
+        second.body, simulators.body_layout().flatten(release.body_of(publish.open_release(hub, 2)))
+    )
+
+
+def test_a_round_waits_for_members_that_come_late(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = LateGrid({1: honest(1), 2: honest(2)})
+
+    hold_rounds(monkeypatch, hub, grid)
+
+    assert grid.looks == 2
+    assert [a.accepted for a in Store(hub.database).answers(1)] == [True, True]
+
+
+def test_a_round_begins_without_those_who_stay_away_once_it_waited_long_enough(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulators.enrol(hub, 3)
+    clock = Clock()
+    monkeypatch.setattr(rounds, "time", clock)
+    began = clock.now
+
+    rounds.run_rounds(SimulatedGrid({1: honest(1), 2: honest(2)}), hub, hub.config(), 1)
+
+    assert clock.now - began == pytest.approx(5.0)
+    assert Store(hub.database).rounds()[0].state == "published"
+    assert {a.node_id for a in Store(hub.database).answers(1)} == {1, 2}
+
+
+def test_too_few_nodes_online_end_the_run_with_advice(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SfumatoError, match="1 of at least 2 artists' nodes were online") as caught:
+        hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1)}))
+
+    assert "sfumato up" in caught.value.advice
+    (round_,) = Store(hub.database).rounds()
+    assert (round_.state, round_.detail) == ("failed", "1 of at least 2 artists' nodes were online in time")
+
+
+def test_galleries_are_not_asked_to_train(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(hub.database).add_node(7, "the gallery", "gallery", "key-7")
+    grid = SimulatedGrid({1: honest(1), 2: honest(2), 7: honest(7)})
+
+    hold_rounds(monkeypatch, hub, grid)
+
+    assert {message.metadata.dst_node_id for message in grid.pushed} == {1, 2}
+
+
+def test_a_silent_node_costs_its_deadline_and_nothing_else(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulators.enrol(hub, 3)
+
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2), 3: lambda _message: None}))
+
+    answers = {a.node_id: a for a in Store(hub.database).answers(1)}
+    assert (answers[3].accepted, answers[3].reason, answers[3].seconds) == (False, "no-answer", 5.0)
+    assert Store(hub.database).rounds()[0].state == "published"
+
+
+def test_a_failed_round_does_not_keep_the_next_from_being_held(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Message] = []
+
+    def moody(message: Message) -> Message | None:
+        asked.append(message)
+        return honest(2)(message) if wire.unpack_assignment(message.content).round > 1 else None
+
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: moody}), count=2)
+
+    assert [(r.round, r.state) for r in Store(hub.database).rounds()] == [(1, "failed"), (2, "published")]
+
+
+def test_a_refused_round_publishes_nothing_and_says_why(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Gate.judge
+
+    def strict(self: Gate, body: object, fit_steps: int | None = None) -> object:
+        return replace(judge(self, body, fit_steps), reasons=("not good enough", "nor even"))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Gate, "judge", strict)
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+
+    (round_,) = Store(hub.database).rounds()
+    assert (round_.state, round_.detail, round_.version) == ("refused", "not good enough; nor even", None)
+    assert publish.versions(hub) == [1]
+    assert [entry["version"] for entry in Ledger(hub.ledger_file).entries()] == [1]
+
+
+def test_an_error_of_the_program_ends_the_round_as_failed_without_its_words(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object, **_named: object) -> None:
+        raise ZeroDivisionError("/home/coordinator/secret")
+
+    monkeypatch.setattr(Gate, "judge", broken)
+    with pytest.raises(ZeroDivisionError):
+        hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+
+    (round_,) = Store(hub.database).rounds()
+    assert (round_.state, round_.detail) == ("failed", "an error of the program: ZeroDivisionError")
+
+
+def test_a_node_that_answers_for_another_is_counted_as_itself(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    def imposing(message: Message) -> Message:
+        reply = honest(1)(message)
+        assert reply is not None
+        reply.metadata.__dict__["_src_node_id"] = 2
+        return reply
+
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: imposing, 2: honest(2)}))
+
+    assert {(a.node_id, a.accepted) for a in Store(hub.database).answers(1)} == {(1, True), (2, True)}
+
+
+@dataclass(slots=True)
+class CountingGrid(SimulatedGrid):
+    """Counts how many replies are alive when the next is fetched."""
+
+    alive: list[int] = field(default_factory=list)
+    fetched: list[weakref.ref[RecordDict]] = field(default_factory=list)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        gc.collect()
+        self.alive.append(sum(reference() is not None for reference in self.fetched))
+        for message in super(CountingGrid, self).pull_messages(message_ids):
+            self.fetched.append(weakref.ref(message.content))
+            yield message
+
+
+def test_memory_does_not_grow_with_the_number_of_nodes(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = range(1, 9)
+    simulators.enrol(hub, *nodes[2:])
+    grid = CountingGrid({node: honest(node) for node in nodes})
+
+    hold_rounds(monkeypatch, hub, grid)
+
+    assert len(grid.fetched) == len(nodes)
+    assert max(grid.alive) <= 1

@@ -1,0 +1,171 @@
+"""The coordinator's memory: durable after every call, and strict about invites, names and keys."""
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from coordinator.errors import JoinRefusedError
+from coordinator.store import Answer, Round, Store
+
+SECRET = b"ten bytes!"
+BIG = 2**64 - 1
+"""The largest node id Flower hands out; SQLite's integers end at half of it."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "deep" / "coordinator.sqlite")
+
+
+def answer(node_id: int = 1, *, accepted: bool = True, reason: str = "") -> Answer:
+    return Answer(node_id, accepted, reason, 4096, 0.5, 2.0, 1.0, 20, 3.5)
+
+
+def test_an_invite_gives_the_name_and_role_it_was_made_for(store: Store) -> None:
+    store.add_invite(SECRET, "Ada", "gallery", expires=100.0)
+
+    assert store.use_invite(SECRET, now=99.0) == ("Ada", "gallery")
+
+
+def test_an_invite_is_good_once(store: Store) -> None:
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+    store.use_invite(SECRET, now=1.0)
+
+    with pytest.raises(JoinRefusedError, match="has been used already") as caught:
+        store.use_invite(SECRET, now=2.0)
+
+    assert "sfumato-coordinator invite" in caught.value.advice
+
+
+def test_of_two_who_use_an_invite_at_once_one_gets_it(store: Store) -> None:
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+    outcomes: list[str] = []
+
+    def use() -> None:
+        try:
+            store.use_invite(SECRET, now=1.0)
+            outcomes.append("got it")
+        except JoinRefusedError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(outcomes) == ["got it"] + ["refused"] * 7
+
+
+@pytest.mark.parametrize(("now", "is_good"), [(99.9, True), (100.0, True), (100.1, False)])
+def test_an_invite_expires_when_it_says(store: Store, now: float, *, is_good: bool) -> None:
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+
+    if is_good:
+        store.use_invite(SECRET, now)
+    else:
+        with pytest.raises(JoinRefusedError, match="expired"):
+            store.use_invite(SECRET, now)
+
+
+def test_an_unknown_secret_is_refused(store: Store) -> None:
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+
+    with pytest.raises(JoinRefusedError, match="does not know that invite"):
+        store.use_invite(b"ten byteS!", now=1.0)
+
+
+def test_an_invite_can_be_given_back(store: Store) -> None:
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+    store.use_invite(SECRET, now=1.0)
+    store.release_invite(SECRET)
+
+    assert store.use_invite(SECRET, now=2.0) == ("Ada", "artist")
+
+
+def test_the_secret_itself_is_not_kept(store: Store, tmp_path: Path) -> None:
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert not any(SECRET in path.read_bytes() for path in files)
+    assert any(b"Ada" in path.read_bytes() for path in files)
+
+
+def test_members_are_kept_with_the_largest_of_node_ids(store: Store, tmp_path: Path) -> None:
+    store.add_node(BIG, "Berthe", "artist", "key-b")
+    store.add_node(1, "Ada", "gallery", "key-a")
+
+    again = Store(tmp_path / "deep" / "coordinator.sqlite")
+    assert [(n.node_id, n.alias, n.role, n.public_key) for n in again.nodes()] == [
+        (1, "Ada", "gallery", "key-a"),
+        (BIG, "Berthe", "artist", "key-b"),
+    ]
+
+
+@pytest.mark.parametrize(("node_id", "alias", "key"), [(2, "Ada", "key-2"), (2, "Berthe", "key-1"), (1, "Berthe", "key-2")])
+def test_a_name_a_key_and_a_node_id_belong_to_one_member(store: Store, node_id: int, alias: str, key: str) -> None:
+    store.add_node(1, "Ada", "artist", "key-1")
+
+    with pytest.raises(JoinRefusedError, match="there is a member called") as caught:
+        store.add_node(node_id, alias, "artist", key)
+
+    assert caught.value.advice
+    assert len(store.nodes()) == 1
+
+
+def test_rounds_are_numbered_from_1_and_remember_how_they_ended(store: Store) -> None:
+    assert [store.open_round(10.0), store.open_round(20.0)] == [1, 2]
+    store.set_round(1, "published", "release 2", 15.0, version=2)
+
+    assert store.rounds() == [
+        Round(1, "published", "release 2", 10.0, 15.0, 2),
+        Round(2, "gathering", "", 20.0, 20.0, None),
+    ]
+
+
+def test_answers_come_back_as_they_were(store: Store) -> None:
+    number = store.open_round(0.0)
+    first, second = answer(BIG), Answer(1, False, "not-finite", 10, None, None, None, None, 1.0)  # noqa: FBT003
+    store.add_answer(number, first)
+    store.add_answer(number, second)
+
+    assert store.answers(number) == [second, first]
+    assert store.answers(99) == []
+
+
+def test_the_first_record_of_a_node_in_a_round_stands(store: Store) -> None:
+    number = store.open_round(0.0)
+    store.add_answer(number, answer(1))
+    store.add_answer(number, answer(1, accepted=False, reason="answered-twice"))
+
+    assert store.answers(number) == [answer(1)]
+
+
+def test_what_is_half_done_is_not_done(store: Store) -> None:
+    def fail_halfway() -> None:
+        with store._transaction() as db:
+            db.execute("INSERT INTO nodes VALUES ('1', 'Ada', 'artist', 'key', 'now')")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_halfway()
+
+    assert store.nodes() == []
+
+
+def test_a_database_that_lies_about_a_role_or_state_is_not_believed(store: Store, tmp_path: Path) -> None:
+    store.add_node(1, "Ada", "artist", "key")
+    store.open_round(0.0)
+    database = sqlite3.connect(tmp_path / "deep" / "coordinator.sqlite")
+    database.execute("UPDATE nodes SET role = 'king'")
+    database.execute("UPDATE rounds SET state = 'sleeping'")
+    database.commit()
+    database.close()
+
+    with pytest.raises(ValueError, match="not a role: 'king'"):
+        store.nodes()
+    with pytest.raises(ValueError, match="not a round's state: 'sleeping'"):
+        store.rounds()

@@ -1,0 +1,270 @@
+"""One picture: its size, its styles and mixes, its strength, its file; and without torch or flwr."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_node import paint, styles
+from edge_node.config import Home
+from edge_node.errors import BadPictureError, UnknownStyleError
+from edge_node.paint import Order
+from export.errors import IntegrityError, ResourceError, UsageError
+from export.runtime import Precision
+from export.signing import VerifiedRelease
+from models import codecs
+from models.measures import psnr
+from tests import pictures, simulators
+
+SEA, SKY = {"sea": 1.0}, {"sky": 1.0}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, packaged: VerifiedRelease) -> Home:
+    """A machine with two styles on one body."""
+    with pytest.MonkeyPatch.context() as patch:
+        simulators.install_world(patch, packaged)
+        made = simulators.make_node(tmp_path_factory.mktemp("home"))
+        for number, name in enumerate(("sea", "sky")):
+            code = simulators.style_code(packaged, seed=number)
+            styles.compile_style(made, name, code, packaged, simulators.LINEAGE)
+    return made
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("size", [(64, 64), (65, 127), (333, 500), (64, 300)])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_picture_has_its_photos_size(home: Home, size: tuple[int, int], precision: Precision) -> None:
+    photo = pictures.shapes(size, seed=1)
+
+    painted = paint.paint(home, Order(photo, SEA, precision=precision))
+
+    assert (painted.picture.shape, painted.picture.dtype) == (photo.shape, np.uint8)
+    assert (painted.precision, painted.graph, painted.runtime) == (precision, "folded", "onnxruntime")
+    assert painted.picture.std() > 1
+    assert not np.array_equal(painted.picture, photo)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("world")
+def test_eight_megapixels_are_painted(home: Home) -> None:
+    photo = pictures.gradient((2000, 4000))
+
+    assert paint.paint(home, Order(photo, SEA, precision="fp32")).picture.shape == photo.shape
+
+
+@pytest.mark.usefixtures("world")
+def test_strength_0_gives_the_photos_own_pixels(home: Home) -> None:
+    photo = pictures.noise((65, 70))
+
+    painted = paint.paint(home, Order(photo, SEA, strength=0.0))
+
+    np.testing.assert_array_equal(painted.picture, photo)
+
+
+@pytest.mark.usefixtures("world")
+def test_more_strength_is_further_from_the_photo(home: Home) -> None:
+    photo = pictures.shapes((80, 96), seed=1)
+
+    distances = [psnr(photo, paint.paint(home, Order(photo, SEA, strength=s)).picture) for s in (0.1, 0.5, 0.9)]
+
+    assert distances == sorted(distances, reverse=True)
+
+
+@pytest.mark.usefixtures("world")
+def test_a_mix_lies_between_its_styles(home: Home) -> None:
+    photo = pictures.shapes((80, 96), seed=1)
+
+    def mixed(weights: dict[str, float]) -> paint.Painted:
+        return paint.paint(home, Order(photo, weights, strength=1.0))
+
+    both = mixed({"sea": 1.0, "sky": 1.0})
+    nearly = mixed({"sea": 1.0, "sky": 0.0})
+
+    assert (both.graph, both.precision) == ("exact", "fp32")
+    assert not np.array_equal(both.picture, nearly.picture)
+    assert np.array_equal(both.picture, mixed({"sky": 3.0, "sea": 3.0}).picture)
+
+
+@pytest.mark.usefixtures("world")
+def test_auto_takes_int8_only_where_it_was_found_near_enough(home: Home) -> None:
+    style = styles.find(home, "sea")
+
+    painted = paint.paint(home, Order(pictures.shapes((64, 64)), SEA))
+
+    assert painted.precision == style.best_precision == ("int8" if style.parity.is_near() else "fp32")
+
+
+@pytest.mark.usefixtures("world")
+def test_int8_is_refused_for_what_only_the_exact_graph_can_do(home: Home) -> None:
+    with pytest.raises(UsageError, match="painted in fp32") as caught:
+        paint.paint(home, Order(pictures.shapes((64, 64)), SEA, strength=0.5, precision="int8"))
+
+    assert "--precision" in caught.value.advice
+
+
+@pytest.mark.usefixtures("world")
+def test_a_wrong_style_name_is_told_with_those_there_are(home: Home) -> None:
+    with pytest.raises(UnknownStyleError, match="no style 'see'") as caught:
+        paint.paint(home, Order(pictures.shapes((64, 64)), {"see": 1.0}))
+
+    assert "sea, sky" in caught.value.advice
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("strength", [-0.01, 1.01, float("nan"), float("inf")])
+def test_a_strength_outside_0_to_1_is_refused(home: Home, strength: float) -> None:
+    with pytest.raises(UsageError, match="strength") as caught:
+        paint.paint(home, Order(pictures.shapes((64, 64)), SEA, strength=strength))
+
+    assert "0 to 1" in caught.value.advice
+
+
+def test_styles_of_different_bodies_are_not_mixed(tmp_path: Path, world: VerifiedRelease) -> None:
+    home = simulators.trusting(simulators.make_node(tmp_path / "home"))
+    styles.compile_style(home, "sea", simulators.style_code(world), world, simulators.LINEAGE)
+    styles.compile_style(home, "sky", simulators.style_code(world), world, simulators.LINEAGE)
+    folder = home.styles / "sky" / world.manifest.body[:16]
+    record = (folder / "style.json").read_text()
+    (folder / "style.json").write_text(record.replace(world.manifest.body, "0" * 64))
+
+    with pytest.raises(UsageError, match="different bodies"):
+        paint.paint(home, Order(pictures.shapes((64, 64)), {"sea": 1.0, "sky": 1.0}))
+
+
+def test_a_changed_graph_is_not_run(tmp_path: Path, world: VerifiedRelease) -> None:
+    home = simulators.make_node(tmp_path / "home")
+    style = styles.compile_style(home, "sea", simulators.style_code(world), world, simulators.LINEAGE)
+    graph = style.folder / "fp32.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+
+    with pytest.raises(IntegrityError, match="style 'sea'"):
+        paint.paint(home, Order(pictures.shapes((64, 64)), SEA, precision="fp32"))
+
+
+# --- Photos and pictures as files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(63, 64), (64, 63), (10, 1000)])
+def test_a_photo_too_small_is_refused_with_advice(tmp_path: Path, height: int, width: int) -> None:
+    (tmp_path / "photo.png").write_bytes(pictures.encoded(pictures.gradient((height, width)), "PNG"))
+
+    with pytest.raises(BadPictureError, match=f"photo.png has {width} x {height} pixels") as caught:
+        paint.read_photo(tmp_path / "photo.png")
+
+    assert "64 pixels a side" in caught.value.advice
+
+
+@pytest.mark.parametrize(("height", "width"), [(2000, 4000), (64, 64)])
+def test_a_photo_at_the_limits_is_read(tmp_path: Path, height: int, width: int) -> None:
+    (tmp_path / "photo.jpg").write_bytes(pictures.encoded(pictures.gradient((height, width)), "JPEG"))
+
+    assert paint.read_photo(tmp_path / "photo.jpg").shape == (height, width, 3)
+
+
+def test_a_photo_too_large_is_refused_and_size_makes_it_small_enough(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(pictures.encoded(pictures.gradient((2001, 4000)), "JPEG"))
+
+    with pytest.raises(BadPictureError, match="4000 x 2001") as caught:
+        paint.read_photo(tmp_path / "photo.jpg")
+
+    assert "--size" in caught.value.advice
+    assert paint.read_photo(tmp_path / "photo.jpg", longest_side=400).shape == (200, 400, 3)
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    photo = pictures.gradient((70, 100))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    (tmp_path / "photo.png").write_bytes(pictures.encoded(photo, "PNG", exif=exif))
+
+    np.testing.assert_array_equal(paint.read_photo(tmp_path / "photo.png"), np.rot90(photo, -1))
+
+
+def test_a_file_that_is_no_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"not a picture at all")
+
+    with pytest.raises(BadPictureError, match="photo.jpg cannot be opened"):
+        paint.read_photo(tmp_path / "photo.jpg")
+
+
+@pytest.mark.parametrize("name", ["picture.png", "picture.JPG", "picture.webp", "picture.jpeg"])
+def test_a_picture_is_written_and_can_be_read_again(tmp_path: Path, name: str) -> None:
+    picture = pictures.shapes((70, 90))
+
+    paint.write_picture(tmp_path / name, picture)
+
+    assert codecs.decode((tmp_path / name).read_bytes()).shape == picture.shape
+
+
+@pytest.mark.parametrize("name", ["picture.gif", "picture", "picture.svg", "picture.png.exe"])
+def test_an_ending_we_do_not_write_is_refused_and_nothing_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="pictures are written as") as caught:
+        paint.write_picture(tmp_path / name, pictures.shapes((70, 90)))
+
+    assert "picture.jpg" in caught.value.advice
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "picture.png").write_bytes(b"the old one")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        paint.write_picture(tmp_path / "picture.png", pictures.shapes((70, 90)))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+    assert (tmp_path / "picture.png").read_bytes() == b"the old one"
+
+
+# --- What a person types -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("sea", {"sea": 1.0}),
+        ("sea=0.6,sky=0.4", {"sea": 0.6, "sky": 0.4}),
+        ("sea=2, sky=0", {"sea": 2.0, "sky": 0.0}),
+        ("sea,sky", {"sea": 1.0, "sky": 1.0}),
+    ],
+)
+def test_a_mix_is_read_as_written(text: str, weights: dict[str, float]) -> None:
+    assert paint.parse_mix(text) == weights
+
+
+@pytest.mark.parametrize("text", ["", "sea=", "sea=x", "sea=-1", "sea=nan", "sea=inf", "=1", "sea,sea", "sea=0", "a=0,b=0", ","])
+def test_what_is_no_mix_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="names no style or mix") as caught:
+        paint.parse_mix(text)
+
+    assert "a=0.6,b=0.4" in caught.value.advice
+
+
+@pytest.mark.parametrize("name", ["auto", "fp32", "int8"])
+def test_a_precision_is_chosen_by_name(name: str) -> None:
+    assert paint.precision_choice(name) == name
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(UsageError, match="no precision 'fp8'"):
+        paint.precision_choice("fp8")
+
+
+def test_painting_brings_in_neither_torch_nor_flwr() -> None:
+    program = (
+        "import sys; import edge_node.__main__, edge_node.paint, edge_node.node, edge_node.membership\n"
+        "import export.runtime, export.fold, export.quantize\n"
+        "print(sorted({'torch', 'flwr', 'httpx', 'uvicorn'} & set(sys.modules)))\n"
+        "import torch; print('torch' in sys.modules)"
+    )
+
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120).stdout
+
+    assert said.split("\n")[:2] == ["[]", "True"]

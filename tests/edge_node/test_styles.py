@@ -1,0 +1,168 @@
+"""A style on disk: written whole, checked when read, and private."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_node import styles
+from edge_node.config import Home
+from edge_node.errors import UnknownStyleError
+from edge_node.styles import Style
+from export import release, weights
+from export.errors import IntegrityError, ResourceError
+from export.files import digest_of
+from export.runtime import inputs_of, open_engine
+from export.signing import VerifiedRelease
+from models.samplers import paint
+from tests import pictures, simulators
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return simulators.make_node(tmp_path / "home")
+
+
+@pytest.fixture
+def sea(home: Home, packaged: VerifiedRelease) -> Style:
+    code = simulators.style_code(packaged)
+    return styles.compile_style(home, "sea", code, packaged, simulators.LINEAGE)
+
+
+def test_a_compiled_style_is_found_as_it_was_written(home: Home, sea: Style) -> None:
+    assert styles.names(home) == ["sea"]
+    assert styles.find(home, "sea") == sea
+    assert styles.all_styles(home) == [sea]
+
+
+def test_the_code_comes_back_bit_for_bit(sea: Style, packaged: VerifiedRelease) -> None:
+    np.testing.assert_array_equal(sea.code(), simulators.style_code(packaged))
+
+
+def test_the_code_file_says_whose_it_is_and_of_which_body(sea: Style, packaged: VerifiedRelease) -> None:
+    said = weights.metadata_of(sea.read("sea.style"))
+
+    assert (said["artist"], said["modality"], said["body"]) == ("Ada", "style-studio", packaged.manifest.body)
+    assert said["made"] == sea.made
+
+
+def test_the_folded_graph_paints_without_a_code_what_the_exact_one_paints_with_it(
+    sea: Style, packaged: VerifiedRelease
+) -> None:
+    signature = packaged.manifest.signature
+    folded = open_engine(sea.graph("fp32"), "folded")
+    exact = open_engine(packaged.read(release.EXACT), "exact")
+    photo = release.calibration_photos(packaged)[0]
+
+    near, far = paint(folded.run, signature, photo, None), paint(exact.run, signature, photo, sea.code())
+
+    assert inputs_of(folded) == (signature.content.name,)
+    # Statistics are the mean over two photos, so this is near and not the same.
+    assert np.abs(near.astype(int) - far).mean() < 20
+    assert near.std() > 3
+
+
+def test_a_style_on_another_body_is_added_and_the_old_one_kept(home: Home, sea: Style, packaged: VerifiedRelease) -> None:
+    folder = sea.folder.with_name("0" * 16)
+    sea.folder.rename(folder)
+    simulators.point_style_at(home, "sea", folder.name)
+    again = styles.compile_style(home, "sea", simulators.style_code(packaged, 1), packaged, simulators.LINEAGE)
+
+    assert styles.find(home, "sea").folder == again.folder
+    assert (folder / "fp32.onnx").is_file()
+
+
+def test_a_full_disk_leaves_the_style_in_use(
+    home: Home, sea: Style, packaged: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        styles.compile_style(home, "sea", simulators.style_code(packaged, 1), packaged, simulators.LINEAGE)
+
+    assert styles.find(home, "sea") == sea
+    np.testing.assert_array_equal(styles.find(home, "sea").code(), simulators.style_code(packaged))
+
+
+@pytest.mark.parametrize("name", ["sea.style", "fp32.onnx", "int8.onnx"])
+def test_a_changed_file_is_noticed_when_it_is_read(sea: Style, name: str) -> None:
+    data = (sea.folder / name).read_bytes()
+    (sea.folder / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+    with pytest.raises(IntegrityError, match="style 'sea'") as caught:
+        sea.read(name)
+
+    assert "sfumato learn" in caught.value.advice
+
+
+def test_a_missing_file_is_told(sea: Style) -> None:
+    (sea.folder / "fp32.onnx").unlink()
+
+    with pytest.raises(IntegrityError, match="style 'sea'"):
+        sea.graph("fp32")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"artist": 3}'])
+def test_a_damaged_record_is_told(home: Home, sea: Style, text: str) -> None:
+    (sea.folder / "style.json").write_text(text)
+
+    with pytest.raises(IntegrityError, match="style 'sea' are damaged"):
+        styles.find(home, "sea")
+
+
+def test_an_unknown_style_is_told_with_those_there_are(home: Home, sea: Style) -> None:
+    with pytest.raises(UnknownStyleError) as caught:
+        styles.find(home, "sky")
+
+    assert caught.value.advice == f"There are: {sea.name}."
+
+
+def test_a_home_without_styles_says_how_to_get_one(home: Home) -> None:
+    with pytest.raises(UnknownStyleError) as caught:
+        styles.find(home, "sea")
+
+    assert "sfumato learn" in caught.value.advice
+
+
+@pytest.mark.parametrize("name", ["../sea", "sea/..", ".", "", "/etc"])
+def test_a_name_that_leaves_the_folder_is_no_style(home: Home, sea: Style, name: str) -> None:
+    del sea
+    with pytest.raises(UnknownStyleError):
+        styles.find(home, name)
+
+
+@pytest.mark.parametrize("pointer", ["../../..", "/etc", "", "no-such-body"])
+def test_a_pointer_that_leaves_the_folder_is_not_followed(home: Home, sea: Style, pointer: str) -> None:
+    del sea
+    simulators.point_style_at(home, "sea", pointer)
+
+    with pytest.raises(IntegrityError, match="damaged"):
+        styles.find(home, "sea")
+
+
+def test_the_record_lists_the_digest_of_every_file(sea: Style) -> None:
+    plain = json.loads((sea.folder / "style.json").read_text())
+
+    assert plain["files"] == {
+        path.name: digest_of(path.read_bytes()) for path in sea.folder.iterdir() if path.name != "style.json"
+    }
+
+
+def test_the_int8_graph_is_smaller_and_near(sea: Style) -> None:
+    assert len(sea.graph("int8")) < len(sea.graph("fp32")) * 1.5
+    assert sea.parity.psnr_db > 20
+
+
+def test_the_best_precision_is_int8_only_when_it_is_near(sea: Style) -> None:
+    assert sea.best_precision == ("int8" if sea.parity.is_near() else "fp32")
+
+
+def test_a_painted_picture_is_not_the_photo(sea: Style, packaged: VerifiedRelease) -> None:
+    photo = pictures.shapes((64, 64), seed=4)
+
+    picture = paint(open_engine(sea.graph("fp32"), "folded").run, packaged.manifest.signature, photo, None)
+
+    assert not np.array_equal(picture, photo)

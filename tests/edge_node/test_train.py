@@ -1,0 +1,238 @@
+"""Learning, renewing and rounds on one machine, with a small network and a cheap glass."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_node import library, releases, styles, train
+from edge_node.config import Home
+from edge_node.errors import NoWorksError
+from edge_node.train import RoundTraining
+from export import release, weights
+from export.errors import SfumatoError
+from export.files import digest_of
+from export.ledger import Ledger
+from export.signing import VerifiedRelease
+from export.to_onnx import with_body
+from models import privacy
+from models.contract import Score
+from models.update import Assignment
+from tests import simulators
+
+
+@pytest.fixture
+def home(tmp_path: Path, world: VerifiedRelease) -> Home:
+    """A member with two works in its library."""
+    del world
+    made = simulators.trusting(simulators.make_node(tmp_path / "home"))
+    simulators.write_works(tmp_path / "works")
+    library.add(made, tmp_path / "works")
+    return made
+
+
+@pytest.fixture
+def works(home: Home, tmp_path: Path) -> Path:
+    del home
+    return tmp_path / "works"
+
+
+def nothing(_done: int, _total: int) -> None:
+    """No progress bar."""
+
+
+def assigned(packaged: VerifiedRelease, number: int = 1, **changes: object) -> Assignment:
+    layout = simulators.body_layout()
+    parts: dict[str, object] = {
+        "federation": "guild",
+        "modality": "style-studio",
+        "round": number,
+        "body": layout.flatten(release.body_of(packaged)),
+        "layout_digest": layout.digest,
+        "steps": 2,
+        "clip": 0.05,
+    }
+    return Assignment(**{**parts, **changes})  # type: ignore[arg-type]
+
+
+def install_moved_body(home: Home, packaged: VerifiedRelease, folder: Path) -> VerifiedRelease:
+    """A release of the base's body, moved a little."""
+    body = {name: array + np.float32(0.01) for name, array in release.body_of(packaged).items()}
+    packed = weights.pack(body)
+    exact = with_body(packaged.read(release.EXACT), body)
+    assert exact != packaged.read(release.EXACT)
+    simulators.release_again(packaged, folder, body_bytes=packed, body=digest_of(packed), version=2)
+    return releases.install(home, folder)
+
+
+# --- Learning ----------------------------------------------------------------------------------------------------------
+
+
+def test_learning_makes_a_style_on_the_current_body(home: Home, works: Path, world: VerifiedRelease) -> None:
+    learned = train.learn(home, "sea", works, nothing)
+
+    assert styles.find(home, "sea") == learned
+    assert learned.body == world.manifest.body
+    assert (learned.artist, learned.works, learned.folder_of_works) == ("Ada", 2, str(works))
+    assert learned.code().shape == world.manifest.signature.code.shape[1:]
+    assert all(not np.array_equal(learned.code(), public) for public in release.codes_of(world).values())
+
+
+def test_learning_tells_its_progress(home: Home, works: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    train.learn(home, "sea", works, lambda done, total: told.append((done, total)))
+
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_learning_sends_nothing(home: Home, works: Path) -> None:
+    train.learn(home, "sea", works, nothing)
+
+    assert not home.ledger_file.exists()
+
+
+def test_learning_needs_works(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(NoWorksError, match="holds no work"):
+        train.learn(home, "sea", tmp_path / "empty", nothing)
+
+    assert styles.names(home) == []
+
+
+# --- Renewing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_style_on_the_current_body_is_left_alone(home: Home, works: Path) -> None:
+    train.learn(home, "sea", works, nothing)
+
+    assert train.renew(home, "sea") is None
+
+
+def test_a_style_is_fitted_to_a_new_body_if_it_is_no_worse(
+    home: Home, works: Path, world: VerifiedRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = train.learn(home, "sea", works, nothing)
+    moved = install_moved_body(home, world, tmp_path / "two")
+    monkeypatch.setattr(train, "_score_of", lambda *_: Score(style=1e9, content=0.0))
+
+    renewed = train.renew(home, "sea")
+
+    assert renewed is not None
+    assert renewed.body == moved.manifest.body != old.body
+    assert styles.find(home, "sea") == renewed
+    assert renewed.folder_of_works == old.folder_of_works
+    assert old.folder.is_dir()
+
+
+@pytest.mark.parametrize("before", [0.0, float("nan")])
+def test_a_style_that_got_worse_stays_on_its_body_and_goes_on_painting(
+    home: Home, works: Path, world: VerifiedRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: float
+) -> None:
+    old = train.learn(home, "sea", works, nothing)
+    install_moved_body(home, world, tmp_path / "two")
+    monkeypatch.setattr(train, "_score_of", lambda *_: Score(style=before, content=1.0))
+
+    assert train.renew(home, "sea") is None
+    assert styles.find(home, "sea") == old
+    assert releases.with_body(home, old.body).digest == world.digest
+
+
+def test_a_style_whose_works_are_gone_is_told_and_stays(
+    home: Home, works: Path, world: VerifiedRelease, tmp_path: Path
+) -> None:
+    old = train.learn(home, "sea", works, nothing)
+    install_moved_body(home, world, tmp_path / "two")
+    for work in works.iterdir():
+        work.unlink()
+
+    with pytest.raises(NoWorksError):
+        train.renew(home, "sea")
+
+    assert styles.find(home, "sea") == old
+
+
+def test_the_rounds_style_is_made_from_the_code_the_rounds_left(home: Home, world: VerifiedRelease) -> None:
+    RoundTraining(home).run(assigned(world))
+
+    renewed = train.renew(home, "ada")
+
+    assert renewed is not None
+    assert (renewed.name, renewed.works, renewed.folder_of_works) == ("ada", 2, "")
+
+
+# --- Rounds ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_round_answers_with_the_bodys_movement_no_longer_than_the_clip(home: Home, world: VerifiedRelease) -> None:
+    update = RoundTraining(home).run(assigned(world, number=7))
+
+    assert (update.round, update.steps) == (7, 2)
+    assert update.tensors == simulators.body_layout().names
+    assert 0 < privacy.norm(update.delta) <= 0.05
+    assert np.isfinite([update.loss_before, update.loss_after]).all()
+
+
+def test_a_round_leaves_a_line_in_the_ledger_and_the_code_on_this_machine_only(home: Home, world: VerifiedRelease) -> None:
+    update = RoundTraining(home).run(assigned(world))
+
+    (entry,) = Ledger(home.ledger_file).entries()
+    code_file = train._code_file(home)
+    code = weights.unpack(code_file.read_bytes())["code"]
+    assert entry["sha256"] == digest_of(update.delta.tobytes())
+    assert code_file.stat().st_mode & 0o077 == 0
+    assert not simulators.shares_a_window(update.delta.tobytes(), code.tobytes())
+
+
+def test_the_next_round_goes_on_from_the_code_of_the_last(home: Home, world: VerifiedRelease) -> None:
+    RoundTraining(home).run(assigned(world))
+    left = train._saved_code(home, releases.current(home))
+
+    again = RoundTraining(home)._prepared()  # a new process, as after a restart
+
+    assert left is not None
+    np.testing.assert_array_equal(again.code(), left)
+
+
+def test_the_same_assignment_moves_the_body_the_same_way(home: Home, world: VerifiedRelease, tmp_path: Path) -> None:
+    twin = simulators.trusting(simulators.make_node(tmp_path / "twin"))
+    library.add(twin, tmp_path / "works")
+
+    first, second = (RoundTraining(place).run(assigned(world)).delta for place in (home, twin))
+
+    np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"federation": "others"}, "did not join"),
+        ({"modality": "style-kiosk"}, "did not join"),
+        ({"layout_digest": "0" * 64}, "another layout"),
+    ],
+)
+def test_an_assignment_that_is_not_this_federations_is_refused_and_nothing_leaves(
+    home: Home, world: VerifiedRelease, changes: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(SfumatoError, match=reason):
+        RoundTraining(home).run(assigned(world, **changes))  # type: ignore[arg-type]
+
+    assert Ledger(home.ledger_file).entries() == []
+
+
+def test_a_round_without_works_is_told(tmp_path: Path, world: VerifiedRelease) -> None:
+    bare = simulators.trusting(simulators.make_node(tmp_path / "bare"))
+
+    with pytest.raises(NoWorksError):
+        RoundTraining(bare).run(assigned(world))
+
+
+def test_what_the_body_could_do_before_any_round_is_remembered(home: Home, world: VerifiedRelease) -> None:
+    RoundTraining(home).run(assigned(world))
+    first = json.loads(home.start_score_file.read_bytes())
+    RoundTraining(home).run(assigned(world, number=2))
+
+    assert set(first) == {"style", "content"}
+    assert json.loads(home.start_score_file.read_bytes()) == first

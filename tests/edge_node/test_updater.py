@@ -1,0 +1,227 @@
+"""Fetching a release from a coordinator, an honest one and every other kind."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordinator import publish
+from coordinator.endpoint import create_endpoint
+from coordinator.store import Store
+from edge_node import membership, releases, updater
+from edge_node.config import Home
+from edge_node.errors import NoCoordinatorError, NotJoinedError
+from edge_node.membership import Membership
+from export.errors import IntegrityError, ResourceError
+from export.files import write_json
+from export.signing import Trust, VerifiedRelease
+from tests import simulators
+from tests.releases import Published, key_number
+from tests.releases import publish as publish_small
+from tests.simulators import CoordinatorHome, FakeCoordinator, Registry
+
+
+@pytest.fixture
+def hub(tmp_path: Path, world: VerifiedRelease) -> CoordinatorHome:
+    del world
+    return simulators.make_coordinator(tmp_path / "hub")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return simulators.make_node(tmp_path / "node")
+
+
+def make_member(home: Home, hub: CoordinatorHome, port: int) -> None:
+    home.ca_certificate.parent.mkdir(parents=True, exist_ok=True)
+    home.ca_certificate.write_bytes(hub.ca_certificate.read_bytes())
+    write_json(
+        home.membership_file,
+        {"federation": "guild", "alias": "Ada", "role": "artist", "node_id": "1", "host": "127.0.0.1", "port": port},
+    )
+    assert isinstance(membership.load(home), Membership)
+
+
+@pytest.fixture
+def member(home: Home, hub: CoordinatorHome) -> Iterator[Home]:
+    """A member of a coordinator that serves its release 1."""
+    with simulators.serve_coordinator(hub, create_endpoint(hub, Registry())) as port:
+        make_member(home, hub, port)
+        trust = Trust.load(hub.trust_file)
+        Trust(trust.federation, trust.keys, trust.threshold).save(home.trust_file)
+        yield home
+
+
+@pytest.fixture
+def fake() -> FakeCoordinator:
+    return FakeCoordinator()
+
+
+@pytest.fixture
+def deceived(home: Home, hub: CoordinatorHome, fake: FakeCoordinator) -> Iterator[Home]:
+    """A member of a coordinator that answers whatever the test says; the guild's releases are signed by key number 1."""
+    with simulators.serve(fake, hub.server_certificate, hub.server_key) as port:
+        make_member(home, hub, port)
+        yield simulators.trusting(home)
+
+
+def offer(fake: FakeCoordinator, published: Published, *, version: int | None = None) -> None:
+    """Have the coordinator serve a release folder."""
+    number = published.manifest.version if version is None else version
+    listed = {"version": number, "files": sorted(published.manifest.files), "round_running": False}
+    fake.answers["/sfumato/v1/release"] = (200, json.dumps(listed).encode())
+    for path in (p for p in published.folder.rglob("*") if p.is_file()):
+        name = path.relative_to(published.folder).as_posix()
+        fake.answers[f"/sfumato/v1/releases/{number}/{name}"] = (200, path.read_bytes())
+
+
+def leftovers(home: Home) -> list[str]:
+    return [path.name for path in home.releases.glob("*")] if home.releases.exists() else []
+
+
+def test_a_new_release_is_fetched_verified_and_installed(member: Home, hub: CoordinatorHome) -> None:
+    installed = updater.update(member)
+
+    assert installed is not None
+    assert installed.digest == publish.current_release(hub).digest
+    assert releases.current(member).digest == installed.digest
+    assert sorted(leftovers(member)) == ["1", "current"]
+
+
+def test_a_release_that_was_seen_is_not_fetched_again(member: Home) -> None:
+    updater.update(member)
+
+    assert updater.update(member) is None
+
+
+def test_after_going_back_the_newer_one_is_not_forced_upon_the_machine(
+    deceived: Home, fake: FakeCoordinator, tmp_path: Path
+) -> None:
+    releases.install(deceived, publish_small(tmp_path / "two", version=2).folder)
+    three = publish_small(tmp_path / "three", version=3)
+    offer(fake, three)
+    updater.update(deceived)
+    releases.rollback(deceived)
+
+    assert updater.update(deceived) is None
+    assert releases.current(deceived).manifest.version == 2
+
+
+def test_a_round_under_way_is_noticed(member: Home, hub: CoordinatorHome) -> None:
+    assert updater.is_round_running(member) is False
+    number = Store(hub.database).open_round(0.0)
+    assert updater.is_round_running(member) is True
+    Store(hub.database).set_round(number, "failed", "", 0.0)
+    assert updater.is_round_running(member) is False
+
+
+def test_an_honest_offer_of_the_fake_is_installed(deceived: Home, fake: FakeCoordinator, tmp_path: Path) -> None:
+    # The positive control of the refusals below.
+    offer(fake, publish_small(tmp_path / "three"))
+
+    installed = updater.update(deceived)
+
+    assert installed is not None
+    assert installed.manifest.version == 3
+
+
+def test_a_release_signed_by_another_key_is_refused_and_leaves_nothing(
+    deceived: Home, fake: FakeCoordinator, tmp_path: Path
+) -> None:
+    offer(fake, publish_small(tmp_path / "forged", key_number(66)))
+
+    with pytest.raises(IntegrityError, match="not signed by 'guild'"):
+        updater.update(deceived)
+
+    assert leftovers(deceived) == []
+    assert releases.trust(deceived).highest_version == 0
+
+
+def test_a_file_changed_on_the_way_is_refused_and_leaves_nothing(
+    deceived: Home, fake: FakeCoordinator, tmp_path: Path
+) -> None:
+    offer(fake, publish_small(tmp_path / "three"))
+    fake.answers["/sfumato/v1/releases/3/exact.onnx"] = (200, b"exact two")
+
+    with pytest.raises(IntegrityError, match="exact.onnx is not what was signed"):
+        updater.update(deceived)
+
+    assert leftovers(deceived) == []
+
+
+def test_an_old_release_offered_as_a_new_one_is_refused(deceived: Home, fake: FakeCoordinator, tmp_path: Path) -> None:
+    three, two = publish_small(tmp_path / "three"), publish_small(tmp_path / "two", version=2)
+    releases.install(deceived, three.folder)
+    offer(fake, two, version=4)
+
+    with pytest.raises(IntegrityError, match="release 2 is older than release 3"):
+        updater.update(deceived)
+
+    assert releases.current(deceived).manifest.version == 3
+    assert sorted(leftovers(deceived)) == ["3", "current"]
+
+
+def test_a_release_that_breaks_off_leaves_nothing(deceived: Home, fake: FakeCoordinator, tmp_path: Path) -> None:
+    offer(fake, publish_small(tmp_path / "three"))
+    del fake.answers["/sfumato/v1/releases/3/body.safetensors"]
+
+    with pytest.raises(IntegrityError):
+        updater.update(deceived)
+
+    assert leftovers(deceived) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["../../node.toml", "/etc/passwd", "a/../b.txt", "a\\b.txt", "..", "", "A.txt", "a/b/c/d.txt", "x", "con:aux.txt"]
+)
+def test_a_file_name_that_no_release_has_is_refused_before_it_is_asked_for(
+    deceived: Home, fake: FakeCoordinator, path: str
+) -> None:
+    plain = {"version": 3, "files": ["exact.onnx", path], "round_running": False}
+    fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
+
+    with pytest.raises(IntegrityError, match="impossible file names"):
+        updater.update(deceived)
+
+    assert [path for _, path, _ in fake.received] == ["/sfumato/v1/release"]
+    assert leftovers(deceived) == []
+
+
+def test_more_files_than_any_release_has_are_refused(deceived: Home, fake: FakeCoordinator) -> None:
+    plain = {"version": 3, "files": [f"a{number}.jpg" for number in range(201)], "round_running": False}
+    fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
+
+    with pytest.raises(IntegrityError, match="impossible file names"):
+        updater.update(deceived)
+
+
+def test_a_full_disk_leaves_the_release_in_use(
+    deceived: Home, fake: FakeCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases.install(deceived, publish_small(tmp_path / "two", version=2).folder)
+    offer(fake, publish_small(tmp_path / "three"))
+
+    def full(_path: Path, _data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResourceError, match="No space left on device") as caught:
+        updater.update(deceived)
+
+    assert "the release in use is untouched" in caught.value.advice
+    assert releases.current(deceived).manifest.version == 2
+    assert sorted(leftovers(deceived)) == ["2", "current"]
+
+
+def test_a_coordinator_that_went_away_is_told(home: Home, hub: CoordinatorHome) -> None:
+    with simulators.serve(FakeCoordinator(), hub.server_certificate, hub.server_key) as port:
+        make_member(simulators.trusting(home), hub, port)
+
+    with pytest.raises(NoCoordinatorError):
+        updater.update(home)
+
+
+def test_a_machine_that_joined_nobody_asks_nobody(home: Home) -> None:
+    with pytest.raises(NotJoinedError):
+        updater.update(home)
