@@ -10,12 +10,13 @@ from typing import Annotated, Final
 
 import typer
 
-from coordinator import service
+from coordinator import publish, service
 from coordinator.config import Home, find_home
 from coordinator.store import Role, Store
 from export import console
 from export.console import HOME_HELP, JSON_HELP
 from export.errors import UsageError
+from export.release import CARD
 from export.signing import VerifiedRelease
 
 app = typer.Typer(
@@ -121,8 +122,6 @@ def hold_rounds(
 def release_list(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the published releases; the one that is served is marked."""
     with console.errors(as_json=as_json):
-        from coordinator import publish  # noqa: PLC0415 - torch, through the gate
-
         place = _ready(home)
         served = publish.current_release(place)
         found = [publish.open_release(place, version) for version in publish.versions(place)]
@@ -151,9 +150,6 @@ def release_show(
 ) -> None:
     """Show what a release says of itself: its card and its verdict."""
     with console.errors(as_json=as_json):
-        from coordinator import publish  # noqa: PLC0415 - torch, through the gate
-        from export.release import CARD  # noqa: PLC0415
-
         place = _ready(home)
         release = publish.current_release(place) if version is None else publish.open_release(place, version)
         card = release.read(CARD).decode()
@@ -170,8 +166,6 @@ def release_publish(
 ) -> None:
     """Publish the body of an earlier release again, as the newest: nodes never go back, so going back goes forward."""
     with console.errors(as_json=as_json):
-        from coordinator import publish  # noqa: PLC0415 - torch, through the gate
-
         release = publish.publish_again(_ready(home), version)
         number = release.manifest.version
         console.show(_release(release), as_json=as_json, text=lambda: _said(f"Release {version} is served again, as {number}."))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from coordinator import pki
 from coordinator.config import Home
 from coordinator.errors import GateRefusedError
-from coordinator.gate import Candidate
 from export import base, release
 from export.errors import IntegrityError, NotConfiguredError
 from export.files import digest_of, read_bounded, write_atomic
@@ -17,6 +16,9 @@ from export.ledger import Ledger
 from export.manifest import Manifest
 from export.release import Contents
 from export.signing import Ed25519Signatures, Trust, VerifiedRelease
+
+if TYPE_CHECKING:  # the gate brings torch, and whoever only serves releases shall not need it
+    from coordinator.gate import Candidate
 
 LICENCE: Final = "Apache-2.0"
 _VERIFIER: Final = Ed25519Signatures()

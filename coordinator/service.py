@@ -10,6 +10,7 @@ from typing import Final
 
 from coordinator import pki
 from coordinator.config import HOME_VARIABLE, Config, Home
+from coordinator.endpoint import create_endpoint
 from coordinator.errors import NotRunningError
 from coordinator.flower import (
     FlowerControl,
@@ -21,6 +22,7 @@ from coordinator.flower import (
     superlink_endpoint,
     wait_for_superlink,
 )
+from coordinator.publish import adopt_base
 from coordinator.store import Role, Store
 from export import settings
 from export.errors import ResourceError, SfumatoError, UsageError
@@ -40,8 +42,6 @@ def init(home: Home, name: str, host: str, port: int) -> None:
     Raises:
         UsageError: there is a coordinator here already, or the name cannot be one.
     """
-    from coordinator.publish import adopt_base  # noqa: PLC0415 - torch, through the gate
-
     if home.config_file.exists():
         raise UsageError(f"there is a coordinator in {home.root} already", advice="Choose another --home.")
     if not name.strip() or len(name) > 60 or not name.isprintable():
@@ -71,8 +71,6 @@ def run(home: Home, on_ready: Callable[[int], None]) -> None:
 
 def serve(home: Home) -> None:
     """The child that holds the SuperLink and the public port."""
-    from coordinator.endpoint import create_endpoint  # noqa: PLC0415 - torch, through publish and gate
-
     place = _superlink_settings(home)
 
     def register(public_key: bytes) -> int:

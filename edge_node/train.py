@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,63 +32,71 @@ Progress = Callable[[int, int], None]
 """Told steps done and steps in all."""
 
 _SEED: Final = 1503
-_START_BATCHES: Final = 2  # batches each public code is tried on before one is chosen to start from
-_BODY_RATE: Final = 0.25  # of the base training's: a round refines a body that others refine at the same time
+_SETTLING_BATCHES: Final = 4
+_BODY_RATE: Final = 0.05  # of the base training's: a round refines a body that others refine at the same time
+_ROUND_RATE: Final = 1.5
 _RENEW_RATE: Final = 0.4
 _CODE_MAX_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class _Pupil:
-    """A network that holds the identity code and one artist's code, with lessons for both."""
+    """A network that holds public codes and, in its last row, the artist's own, with lessons for all of them."""
 
     modality: Modality[Any, Any]
     net: Any
     lessons: Lessons[Any]
 
     @classmethod
-    def of(cls, source: VerifiedRelease, works: Sequence[Work], code: Code | None) -> _Pupil:
-        """Set up on a release's body; without a code, start from the public code that fits the works best."""
+    def of(cls, source: VerifiedRelease, works: Sequence[Work], code: Code | None, *, rehearses: bool = False) -> _Pupil:
+        """Set up on a release's body; without a code, start from the public code that fits the works best.
+
+        Args:
+            source: the release.
+            works: the artist's.
+            code: the artist's code so far.
+            rehearses: also give lessons in the public styles, from the public works of the release: whoever trains the
+                body must not make it forget what it could, and the gate looks at exactly that.
+        """
         modality = registry.find(source.manifest.modality)
-        lessons = modality.lessons(
-            [[], works], release.calibration_photos(source), backbones.load_all(modality.backbones), _SEED
-        )
-        pupil = cls(modality, modality.build(_SEED, codes=2), lessons)
-        state.load_inplace(pupil.net, release.body_of(source))
         public = release.codes_of(source)
-        pupil.set_codes(public[release.IDENTITY], code if code is not None else pupil.best_start(public))
+        rehearsed = release.pictures_of(source, release.WORKS) if rehearses else {}
+        targets = [[], *([work] for work in rehearsed.values()), works]
+        frozen = backbones.load_all(modality.backbones)
+        photos = release.calibration_photos(source)
+        lessons = modality.lessons(targets, photos, frozen, _SEED, emphasis=len(targets) - 1)
+        pupil = cls(modality, modality.build(_SEED, codes=len(targets)), lessons)
+        state.load_inplace(pupil.net, release.body_of(source))
+        rows = [public[release.IDENTITY], *(public[name] for name in rehearsed)]
+        pupil.set_codes([*rows, code if code is not None else pupil.best_start(rows, public)])
         pupil.settle()
         return pupil
 
-    def set_codes(self, identity: Code, code: Code) -> None:
+    def set_codes(self, codes: Sequence[Code]) -> None:
         private = state.private_arrays(self.modality, self.net)
-        state.load_inplace(self.net, {**private, "codes": np.stack([identity, code])})
+        state.load_inplace(self.net, {**private, "codes": np.stack(codes)})
 
-    def best_start(self, public: dict[str, Code]) -> Code:
+    def best_start(self, rows: Sequence[Code], public: dict[str, Code]) -> Code:
         """The public code with the smallest loss on the works: most of the way is shorter from there."""
         styled = {name: code for name, code in public.items() if name != release.IDENTITY}
         losses = {}
         for name, code in styled.items():
-            self.set_codes(public[release.IDENTITY], code)
-            losses[name] = self.loss(_START_BATCHES)
+            self.set_codes([*rows, code])
+            losses[name] = self.modality.score(self.net, islice(self.lessons.exam(), 1)).style
         return styled[min(losses, key=lambda name: losses[name])]
 
     @torch.no_grad()
-    def loss(self, batches: int) -> float:
-        """Mean loss over the first batches."""
-        objective = self.modality.objectives[0]
-        return float(np.mean([objective.loss(self.net, self.lessons.batch(i)).item() for i in range(batches)]))
-
     def settle(self) -> None:
-        """Let the running statistics of both codes see some pictures before anything relies on them."""
-        self.loss(4)
+        """Let the running statistics of the codes see some pictures before anything relies on them."""
+        for step in range(_SETTLING_BATCHES):
+            self.modality.objectives[0].loss(self.net, self.lessons.batch(step))
 
     def score(self) -> Score:
         return self.modality.score(self.net, self.lessons.exam())
 
     def code(self) -> Code:
         """The artist's code as it is now."""
-        code: Code = state.private_arrays(self.modality, self.net)["codes"][1].astype(np.float32)
+        code: Code = state.private_arrays(self.modality, self.net)["codes"][-1].astype(np.float32)
         return code
 
 
@@ -175,7 +184,9 @@ class RoundTraining:
             raise RefusedError("the body has another layout than this kind of art", advice="Update Sfumato.")
         state.load_inplace(pupil.net, layout.unflatten(assignment.body))
         losses: list[float] = []
-        plan = training.Plan(assignment.steps, first_step=assignment.round * assignment.steps, shared_scale=_BODY_RATE)
+        plan = training.Plan(
+            assignment.steps, first_step=assignment.round * assignment.steps, rate_scale=_ROUND_RATE, shared_scale=_BODY_RATE
+        )
         after = training.fit(pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss))
         self._save_code(pupil)
         first = losses[: max(1, len(losses) // 10)]
@@ -200,7 +211,7 @@ class RoundTraining:
         if self._pupil is None:
             source = releases.current(self._home)
             works = library.load(self._home)
-            self._pupil = _Pupil.of(source, works, _saved_code(self._home, source))
+            self._pupil = _Pupil.of(source, works, _saved_code(self._home, source), rehearses=True)
             # What the body can do for this artist before any round, kept so that the artist can see what rounds bring.
             if not self._home.start_score_file.exists():
                 write_json(self._home.start_score_file, asdict(self._pupil.score()), mode=0o600)

@@ -199,6 +199,7 @@ class Modality(Protocol[Net, Batch]):
         material: Sequence[Work],
         backbones: Mapping[str, Perceptual],
         seed: int,
+        emphasis: int | None = None,
     ) -> Lessons[Batch]:
         """Turn private works into lessons.
 
@@ -208,6 +209,8 @@ class Modality(Protocol[Net, Batch]):
             material: public photos (or melodies, texts) the network is fed with.
             backbones: the frozen networks named by ``backbones``.
             seed: of every random choice.
+            emphasis: the code most batches, and the whole exam, are about; the others are rehearsed so that the body
+                does not forget them. None treats all codes alike.
         """
         ...
 

@@ -52,8 +52,8 @@ ARTISTS: Final = 3
 STEPS: Final = 60
 """Batches per node and round; with two rounds on two cores this is most of the two minutes rounds may take."""
 ROUNDS: Final = 2
-FIT_STEPS: Final = 8
-RENEW_STEPS: Final = 60
+FIT_STEPS: Final = 24
+RENEW_STEPS: Final = 40
 LATENCY_SIDE: Final = 512
 LATENCY_RUNS: Final = 15
 TILE: Final = 300

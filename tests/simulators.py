@@ -308,8 +308,12 @@ def ask(app: Asgi, method: str, path: str, body: Iterable[bytes] = ()) -> Reply:
         "client": ("127.0.0.1", 1),
     }
     with contextlib.suppress(Exception):  # starlette raises again what its handler has answered
-        asyncio.run(app(scope, receive, send))
+        asyncio.run(_awaited(app(scope, receive, send)))
     return Reply(status, answered)
+
+
+async def _awaited(answer: Awaitable[None]) -> None:
+    await answer
 
 
 @dataclass(slots=True)

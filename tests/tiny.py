@@ -26,8 +26,7 @@ class Glass(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         widths = (3, 6, 8, 8)
         self.weights = [
-            torch.randn(outputs, inputs, 3, 3, generator=generator) / (3 * inputs**0.5)
-            for inputs, outputs in pairwise(widths)
+            torch.randn(outputs, inputs, 3, 3, generator=generator) / (3 * inputs**0.5) for inputs, outputs in pairwise(widths)
         ]
 
     def features(self, picture: Tensor) -> list[Tensor]:

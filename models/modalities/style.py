@@ -35,6 +35,7 @@ _HALF_CHANNELS: Final = 16  # channels at half resolution, after the first Pixel
 _EPSILON: Final = 1e-5  # of the norms; the fold uses the same
 _STATISTICS_MOMENTUM: Final = 0.2  # weight of the newest picture in a style's running statistics
 
+_EMPHASIS: Final = 0.6  # of the draws are of the emphasised code; the rest is shared by all
 _LIVE_SHARE: Final = 0.5  # of the training steps use live statistics, the others the running ones
 
 # Edge padding around what is painted, cut off afterwards. What the zero padding inside does to the rim of a picture reaches
@@ -184,12 +185,14 @@ class StyleLessons:
         size: int,
         batch: int,
         settling_steps: int,
+        emphasis: int | None,
     ) -> None:
         self._perceptual = perceptual
         self._seed = seed
         self._size = size
         self._batch = batch
         self._settling_steps = settling_steps
+        self._emphasis = emphasis
         self._photos = [_framed(_photo(work)) for work in material]
         self._grams = _stacked([_targets(perceptual, works) for works in targets])
         self._styled = [i for i, works in enumerate(targets) if works]
@@ -205,13 +208,15 @@ class StyleLessons:
         return self._assemble(photos, codes, live=bool(live), shift=(int(shift[0]), int(shift[1])))
 
     def exam(self) -> Iterable[StyleBatch]:
-        """Every styled code on up to four centre crops."""
+        """Every styled code, or the emphasised one, on up to four centre crops."""
         photos = [_centre(photo, 256 + 2 * _MARGIN) for photo in self._photos[:4]]
-        for code in self._styled:
+        for code in self._styled if self._emphasis is None else [self._emphasis]:
             for photo in photos:
                 yield self._assemble([photo], [code], live=True, shift=(0, 0))
 
     def _draw_code(self, rng: Generator) -> int:
+        if self._emphasis is not None and rng.random() < _EMPHASIS:
+            return self._emphasis
         plain = self._plain and (not self._styled or rng.random() < 1 / 8)
         pool = self._plain if plain else self._styled
         return pool[rng.integers(len(pool))]
@@ -450,6 +455,7 @@ class StyleModality:
         material: Sequence[Work],
         backbones: Mapping[str, Perceptual],
         seed: int,
+        emphasis: int | None = None,
     ) -> StyleLessons:
         """See ``Modality.lessons``; a code without works learns to give the photo back."""
         return StyleLessons(
@@ -460,6 +466,7 @@ class StyleModality:
             size=self.crop,
             batch=self.batch,
             settling_steps=self.settling_steps,
+            emphasis=emphasis,
         )
 
     def graph(self, net: StyleNet) -> nn.Module:

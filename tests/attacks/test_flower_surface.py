@@ -202,9 +202,7 @@ def test_a_task_cannot_be_taken_by_a_neighbour_without_the_secret(running: Feder
 
 
 def _acquire(url: str, trust: ssl.SSLContext | None, secret: bytes) -> None:
-    proof = SuperExecAuthHttpInterceptor(
-        master_secret=secret, protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"})
-    )
+    proof = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"}))
     version = RuntimeVersionHttpInterceptor(component_name="flwr-serverapp")
     with RuntimeHttpClient(url, interceptors=[version, proof], verify=trust or True) as client:
         client.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-serverapp"]))

@@ -174,9 +174,7 @@ def test_two_of_three_trusted_signatures_are_enough(published: Published, signer
 
 
 @pytest.mark.parametrize("signers", [(1,), (1, 66), (66, 67), (1, 66, 67, 68)])
-def test_fewer_trusted_signatures_than_the_threshold_are_refused(
-    published: Published, signers: tuple[int, ...]
-) -> None:
+def test_fewer_trusted_signatures_than_the_threshold_are_refused(published: Published, signers: tuple[int, ...]) -> None:
     raw = (published.folder / MANIFEST).read_bytes()
     (published.folder / SIGNATURES).write_bytes(signed_by(raw, *signers))
 
@@ -314,9 +312,7 @@ def grow(path: str, size: int) -> Callable[[Path], None]:
         pytest.param(lambda f: shutil.rmtree(f / "calibration"), "is missing", id="a missing folder"),
         pytest.param(lambda f: (f / "extra.py").touch(), "extra.py, which was not signed", id="an extra file"),
         pytest.param(lambda f: (f / "works" / ".hidden").touch(), "which was not signed", id="a hidden file"),
-        pytest.param(
-            lambda f: (f / "works" / "picture-0.JPG").touch(), "which was not signed", id="a name in capitals"
-        ),
+        pytest.param(lambda f: (f / "works" / "picture-0.JPG").touch(), "which was not signed", id="a name in capitals"),
     ],
 )
 def test_a_release_with_a_file_changed_missing_or_added_is_refused(
@@ -345,9 +341,7 @@ def test_an_extra_link_is_refused_wherever_it_leads(published: Published, target
     assert_refused(published.folder, "link.txt, which was not signed")
 
 
-def test_a_link_in_place_of_a_folder_is_refused_even_if_what_it_leads_to_is_right(
-    published: Published, tmp_path: Path
-) -> None:
+def test_a_link_in_place_of_a_folder_is_refused_even_if_what_it_leads_to_is_right(published: Published, tmp_path: Path) -> None:
     (published.folder / "works").rename(tmp_path / "elsewhere")
     (published.folder / "works").symlink_to(tmp_path / "elsewhere")
 

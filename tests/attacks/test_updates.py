@@ -205,9 +205,7 @@ def test_the_round_goes_on_with_the_honest_ones_and_publishes(held: Held) -> Non
 
 
 def test_only_the_honest_updates_moved_the_body(held: Held) -> None:
-    before, after = (
-        simulators.body_layout().flatten(release.body_of(publish.open_release(held.home, v))) for v in (1, 2)
-    )
+    before, after = (simulators.body_layout().flatten(release.body_of(publish.open_release(held.home, v))) for v in (1, 2))
     mean = np.mean([movement(node) for node in HONEST], axis=0)
 
     np.testing.assert_allclose(after - before, mean, atol=1e-7)
@@ -288,9 +286,7 @@ def test_without_admission_a_huge_update_would_reach_the_gate_and_the_gate_refus
     simulators.enrol(home, 1, 2)
     monkeypatch.setattr(rounds, "admit", lambda update, _terms, *, has_answered: Accepted(update, float(has_answered)))
 
-    simulators.hold_rounds(
-        monkeypatch, home, SimulatedGrid({1: honest(1), 2: with_delta(lambda delta: delta.__imul__(1e5))})
-    )
+    simulators.hold_rounds(monkeypatch, home, SimulatedGrid({1: honest(1), 2: with_delta(lambda delta: delta.__imul__(1e5))}))
 
     (round_,) = Store(home.database).rounds()
     assert round_.state == "refused"

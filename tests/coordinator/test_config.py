@@ -43,9 +43,7 @@ def test_every_number_of_the_settings_has_a_range() -> None:
     assert {field.name for field in fields(Config) if field.type in ("int", "float")} == set(RANGES)
 
 
-def test_a_home_is_taken_from_the_command_line_before_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_is_taken_from_the_command_line_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFUMATO_COORDINATOR_HOME", str(tmp_path / "environment"))
 
     assert find_home(tmp_path / "given").root == tmp_path / "given"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordinator import publish, service
-from coordinator.endpoint import _release_file, create_endpoint
+from coordinator.endpoint import create_endpoint
 from coordinator.errors import JoinRefusedError
 from coordinator.store import Store
 from export.invite import Invite
@@ -52,9 +52,7 @@ def join(client: Asgi, body: bytes) -> Reply:
 # --- Joining -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_invite_makes_a_member_and_tells_it_whom_to_trust(
-    hub: CoordinatorHome, client: Asgi, flower: Registry
-) -> None:
+def test_an_invite_makes_a_member_and_tells_it_whom_to_trust(hub: CoordinatorHome, client: Asgi, flower: Registry) -> None:
     answer = join(client, joining(invite(hub)))
 
     assert answer.status == 200
@@ -200,13 +198,6 @@ def test_every_file_of_a_release_is_served_as_it_was_signed(hub: CoordinatorHome
 )
 def test_a_path_that_is_not_in_the_signed_manifest_is_not_there(client: Asgi, path: str) -> None:
     assert ask(client, "GET", f"{PREFIX}/releases/{path}").status == 404
-
-
-@pytest.mark.parametrize("path", ["../../pki/release.key", "/etc/passwd", "works/../../../pki/ca.key", "", "..", "a\0b"])
-def test_a_path_that_leaves_the_release_is_not_followed(hub: CoordinatorHome, path: str) -> None:
-    answer = _release_file(hub, 1, path)
-
-    assert (answer.status, answer.body) == (404, b'{"error":"no such release or file"}')
 
 
 def test_a_file_changed_on_disk_is_not_served(hub: CoordinatorHome, client: Asgi) -> None:

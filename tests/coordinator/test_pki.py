@@ -87,7 +87,7 @@ def test_private_keys_are_for_this_user_only(home: Home) -> None:
 
 def test_the_release_key_is_ed25519_and_another_is_refused(home: Home) -> None:
     assert len(pki.release_key(home).public_key().public_bytes_raw()) == 32
-    with pytest.raises(TypeError, match="server.key is not an Ed25519 key"):
+    with pytest.raises(TypeError, match=r"server\.key is not an Ed25519 key"):
         pki.load_ed25519(home.server_key)
 
 

@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_served_release(hub: CoordinatorHome, monkeypatch
 def test_a_release_changed_on_the_coordinators_disk_is_not_served(hub: CoordinatorHome) -> None:
     (hub.releases / "1" / "card.md").write_bytes(b"# Another\n")
 
-    with pytest.raises(IntegrityError, match="card.md is not what was signed"):
+    with pytest.raises(IntegrityError, match=r"card\.md is not what was signed"):
         publish.current_release(hub)
 
 

@@ -1,11 +1,13 @@
-"""Setting a coordinator up, inviting, and what is said while nothing runs. The processes: tests/journeys/test_real_flower.py."""
+"""Setting a coordinator up, inviting, following rounds, and what is said while nothing runs."""
 
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from coordinator import pki, publish, service
+from coordinator.config import Home
 from coordinator.errors import NotRunningError
 from coordinator.flower import RunState
 from coordinator.store import Round, Store
@@ -42,9 +44,12 @@ def test_a_coordinator_is_not_set_up_twice(hub: CoordinatorHome) -> None:
 
 
 @pytest.mark.usefixtures("world")
-@pytest.mark.parametrize(("name", "is_taken"), [("g", True), ("x" * 60, True), ("x" * 61, False), ("", False), (" ", False), ("a\nb", False)])
+@pytest.mark.parametrize(
+    ("name", "is_taken"),
+    [("g", True), ("x" * 60, True), ("x" * 61, False), ("", False), (" ", False), ("a\nb", False)],
+)
 def test_a_federations_name_is_1_to_60_printable_characters(tmp_path: Path, name: str, *, is_taken: bool) -> None:
-    home = simulators.coordinator.config.Home(tmp_path / "hub")
+    home = Home(tmp_path / "hub")
 
     if is_taken:
         service.init(home, name, "127.0.0.1", 0)
@@ -99,7 +104,7 @@ class Control:
         self._opens = opens
         self.stopped: list[int] = []
 
-    def __enter__(self) -> "Control":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -161,7 +166,7 @@ def test_ctrl_c_stops_the_run(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPa
 def test_one_release_among_the_rounds_is_success(hub: CoordinatorHome) -> None:
     store = Store(hub.database)
     for state in ("refused", "published"):
-        store.set_round(store.open_round(0.0), state, "so it went", 1.0)  # type: ignore[arg-type]
+        store.set_round(store.open_round(0.0), state, "so it went", 1.0)
 
     service.require_success(hub, [1, 2])
     with pytest.raises(ResourceError, match="the last one ended as refused: so it went") as caught:
@@ -172,6 +177,6 @@ def test_one_release_among_the_rounds_is_success(hub: CoordinatorHome) -> None:
 def test_progress_says_what_is_being_waited_for(hub: CoordinatorHome) -> None:
     store = Store(hub.database)
     assert service._progress(store, 0) == "waiting for the round to start"
-    number = store.open_round(service.time.time())
+    number = store.open_round(time.time())
     assert service._progress(store, 0).startswith("round 1: gathering, beginning (")
     assert isinstance(store.rounds()[number - 1], Round)

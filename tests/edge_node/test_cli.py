@@ -14,7 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from edge_node import __main__ as program
-from edge_node import membership, node, train
+from edge_node import library, membership, node, releases, styles, train
 from edge_node.config import Home
 from edge_node.errors import JoinRefusedError, NoWorksError
 from edge_node.membership import Membership
@@ -159,8 +159,8 @@ def test_releases_are_verified_installed_listed_and_taken_back(home: Home, tmp_p
 
 def test_the_ledger_shows_what_left_and_names_the_tensors(home: Home) -> None:
     assert data(home, "ledger") == {"entries": []}
-    entry = {"what": "update", "federation": "guild", "round": 1, "bytes": 40, "norm-sent": 0.5, "sha256": "ab" * 32}
-    Ledger(home.ledger_file).append({**entry, "tensors": ["stem.weight"]})
+    entry: dict[str, Any] = {"what": "update", "federation": "guild", "round": 1, "bytes": 40, "norm-sent": 0.5}
+    Ledger(home.ledger_file).append({**entry, "sha256": "ab" * 32, "tensors": ["stem.weight"]})
 
     assert data(home, "ledger")["entries"][0]["sha256"] == "ab" * 32
     assert "stem.weight" in run(home, "ledger").stdout
@@ -193,7 +193,7 @@ def test_one_style_without_works_does_not_keep_the_others_from_being_renewed(
             raise NoWorksError("there is no work to learn from", advice="Add works.")
 
     monkeypatch.setattr(train, "renew", renew)
-    monkeypatch.setattr(program.styles, "names", lambda _home: ["sea", "sky"])
+    monkeypatch.setattr(styles, "names", lambda _home: ["sea", "sky"])
 
     assert run(home, "renew").exit_code == 0
     assert tried == ["ada", "sea", "sky"]
@@ -246,7 +246,7 @@ def test_6_the_disk_is_full(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_pat
     def full(_home: Home, _folder: Path) -> None:
         raise ResourceError("release 3 could not be written", advice="Free some disk space.")
 
-    monkeypatch.setattr(program.releases, "install", full)
+    monkeypatch.setattr(releases, "install", full)
 
     assert_refused(home, ["release", "install", str(tmp_path)], 6, "resources", "could not be written")
 
@@ -255,7 +255,7 @@ def test_6_there_is_not_enough_memory(home: Home, monkeypatch: pytest.MonkeyPatc
     def crowded(_home: Home) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(program.styles, "all_styles", crowded)
+    monkeypatch.setattr(styles, "all_styles", crowded)
 
     assert_refused(home, ["styles"], 6, "resources", "not enough memory")
 
@@ -272,7 +272,7 @@ def test_1_a_file_that_cannot_be_read(home: Home, monkeypatch: pytest.MonkeyPatc
     def denied(_home: Home) -> None:
         raise PermissionError(13, "Permission denied", "works.json")
 
-    monkeypatch.setattr(program.library, "entries", denied)
+    monkeypatch.setattr(library, "entries", denied)
 
     assert_refused(home, ["works", "list"], 1, "failed", "works.json: Permission denied")
 
@@ -281,7 +281,7 @@ def test_1_an_error_of_the_program_itself_is_said_without_a_traceback(home: Home
     def broken(_home: Home) -> None:
         raise ZeroDivisionError("division [by] zero")
 
-    monkeypatch.setattr(program.library, "entries", broken)
+    monkeypatch.setattr(library, "entries", broken)
 
     assert_refused(home, ["works", "list"], 1, "failed", "ZeroDivisionError: division [by] zero")
 
@@ -290,7 +290,7 @@ def test_130_somebody_pressed_ctrl_c(home: Home, monkeypatch: pytest.MonkeyPatch
     def interrupted(_home: Home) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(program.library, "entries", interrupted)
+    monkeypatch.setattr(library, "entries", interrupted)
 
     assert run(home, "works", "list").exit_code == 130
     assert json.loads(run(home, "works", "list", as_json=True).stdout)["error"]["code"] == "interrupted"

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,8 @@ def test_every_number_has_a_range_that_is_kept(tmp_path: Path, key: str) -> None
     low, high = RANGES[key]
     whole = {field.name: field.type for field in fields(Config)}[key] == "int"
     for value, is_allowed in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
-        home = simulators.make_node(tmp_path, **{key: int(value) if whole else float(value)})
+        changes: dict[str, Any] = {key: int(value) if whole else float(value)}
+        home = simulators.make_node(tmp_path, **changes)
         if is_allowed:
             assert getattr(home.config(), key) == value
         else:
@@ -42,9 +44,7 @@ def test_every_number_of_the_settings_has_a_range() -> None:
     assert {field.name for field in fields(Config) if field.type in ("int", "float")} == set(RANGES)
 
 
-def test_a_home_is_taken_from_the_command_line_before_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_is_taken_from_the_command_line_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFUMATO_HOME", str(tmp_path / "environment"))
 
     assert find_home(tmp_path / "given").root == tmp_path / "given"

@@ -156,9 +156,7 @@ def supernode_api(port: int, secret: bytes) -> Iterator[None]:
 @contextmanager
 def runner(port: int, stop: threading.Event) -> Iterator[threading.Thread]:
     """Run the loop in a thread and insist that it ends when told to."""
-    thread = threading.Thread(
-        target=run_tasks, args=(f"127.0.0.1:{port}", SECRET, DIGEST, ClientApp(), stop), daemon=True
-    )
+    thread = threading.Thread(target=run_tasks, args=(f"127.0.0.1:{port}", SECRET, DIGEST, ClientApp(), stop), daemon=True)
     thread.start()
     try:
         yield thread

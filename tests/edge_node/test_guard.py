@@ -101,7 +101,7 @@ def test_nothing_leaves_if_the_ledger_cannot_be_written(home: Home) -> None:
 
 def test_the_ledger_is_written_before_the_update_exists(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    append, make = Ledger.append, guard.Update
+    append = Ledger.append
 
     def note(what: str, call: Callable[..., object]) -> Callable[..., object]:
         def noted(*arguments: object, **named: object) -> object:
@@ -111,7 +111,7 @@ def test_the_ledger_is_written_before_the_update_exists(home: Home, monkeypatch:
         return noted
 
     monkeypatch.setattr(Ledger, "append", note("ledger", append))
-    monkeypatch.setattr(guard, "Update", note("update", make))
+    monkeypatch.setattr(guard, "Update", note("update", Update))
     out(home, assigned(), trained())
 
     assert order == ["ledger", "update"]

@@ -41,7 +41,10 @@ def test_what_is_no_picture_by_name_is_passed_over(tmp_path: Path) -> None:
     assert [f.path.name for f in ingest.scan(tmp_path)] == ["work.png"]
 
 
-@pytest.mark.parametrize(("height", "width", "is_taken"), [(128, 128, True), (127, 500, False), (500, 127, False), (129, 129, True)])
+@pytest.mark.parametrize(
+    ("height", "width", "is_taken"),
+    [(128, 128, True), (127, 500, False), (500, 127, False), (129, 129, True)],
+)
 def test_a_side_of_128_pixels_is_just_enough(tmp_path: Path, height: int, width: int, *, is_taken: bool) -> None:
     png(tmp_path / "work.png", height, width)
 

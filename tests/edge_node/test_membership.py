@@ -155,9 +155,8 @@ def test_a_nonsense_answer_makes_no_member(hub: CoordinatorHome, home: Home, ans
     fake = simulators.FakeCoordinator(
         {"/sfumato/v1/ca": (200, hub.ca_certificate.read_bytes()), "/sfumato/v1/join": (200, answer)}
     )
-    with simulators.serve(fake, hub.server_certificate, hub.server_key) as port:
-        with pytest.raises(IntegrityError):
-            membership.join(home, replace(Invite.parse(invited(hub)), port=port))
+    with simulators.serve(fake, hub.server_certificate, hub.server_key) as port, pytest.raises(IntegrityError):
+        membership.join(home, replace(Invite.parse(invited(hub)), port=port))
 
     assert not home.membership_file.exists()
     assert not home.trust_file.exists()

@@ -12,7 +12,7 @@ import pytest
 from coordinator.endpoint import create_endpoint
 from edge_node import library, node, releases, styles
 from edge_node.config import Home
-from edge_node.errors import NoWorksError, NotJoinedError
+from edge_node.errors import NotJoinedError, NoWorksError
 from export import release
 from export.files import write_json
 from export.signing import VerifiedRelease

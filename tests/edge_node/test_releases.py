@@ -168,7 +168,7 @@ def test_a_release_changed_after_it_was_installed_is_not_opened(home: Home, thir
     installed = releases.install(home, third.folder)
     (installed.folder / "card.md").write_bytes(b"# Another\n")
 
-    with pytest.raises(IntegrityError, match="card.md is not what was signed"):
+    with pytest.raises(IntegrityError, match=r"card\.md is not what was signed"):
         releases.current(home)
 
 

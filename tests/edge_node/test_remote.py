@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_whoever_shows_the_invited_certificate_is_met_and_asked_for_nothing_else
     assert [(method, path, body) for method, path, body in fake.received] == [("GET", "/sfumato/v1/ca", b"")]
 
 
-def test_another_coordinator_is_not_sent_the_secret(hub: CoordinatorHome, port: int, fake: FakeCoordinator, tmp_path: Path) -> None:
+def test_another_coordinator_is_not_sent_the_secret(port: int, fake: FakeCoordinator, tmp_path: Path) -> None:
     other = coordinator.config.Home(tmp_path)
     pki.create(other, "guild", "127.0.0.1")
 
@@ -115,7 +116,9 @@ def test_the_true_coordinator_is_sent_the_secret(known: Remote, fake: FakeCoordi
     assert json.loads(body) == {"secret": "dGVuIGJ5dGVzIQ==", "flower_key": "a public key"}
 
 
-@pytest.mark.parametrize("answer", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\xff\xfe", b"hello"])
+@pytest.mark.parametrize(
+    "answer", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\xff\xfe", b"hello"]
+)
 def test_what_is_no_certificate_is_not_believed(hub: CoordinatorHome, port: int, fake: FakeCoordinator, answer: bytes) -> None:
     fake.answers["/sfumato/v1/ca"] = (200, answer)
 
@@ -148,14 +151,12 @@ def test_one_who_speaks_no_tls_is_nobody(hub: CoordinatorHome) -> None:
 
 def test_one_who_takes_too_long_is_nobody(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_TIMEOUT_S", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts, and never says a word
-        with pytest.raises(NoCoordinatorError):
-            remote.meet(invited(hub, listener.getsockname()[1]))
+    # It accepts, and never says a word.
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(NoCoordinatorError):
+        remote.meet(invited(hub, listener.getsockname()[1]))
 
 
 def _answer_once(listener: socket.socket, data: bytes) -> None:
-    import threading  # noqa: PLC0415 - of this test only
-
     def answer() -> None:
         connection, _ = listener.accept()
         with connection:

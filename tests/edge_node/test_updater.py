@@ -138,13 +138,11 @@ def test_a_release_signed_by_another_key_is_refused_and_leaves_nothing(
     assert releases.trust(deceived).highest_version == 0
 
 
-def test_a_file_changed_on_the_way_is_refused_and_leaves_nothing(
-    deceived: Home, fake: FakeCoordinator, tmp_path: Path
-) -> None:
+def test_a_file_changed_on_the_way_is_refused_and_leaves_nothing(deceived: Home, fake: FakeCoordinator, tmp_path: Path) -> None:
     offer(fake, publish_small(tmp_path / "three"))
     fake.answers["/sfumato/v1/releases/3/exact.onnx"] = (200, b"exact two")
 
-    with pytest.raises(IntegrityError, match="exact.onnx is not what was signed"):
+    with pytest.raises(IntegrityError, match=r"exact\.onnx is not what was signed"):
         updater.update(deceived)
 
     assert leftovers(deceived) == []

@@ -145,9 +145,7 @@ def test_the_packages_are_found_without_being_imported(source: backbones._Source
 
 
 @pytest.mark.parametrize("can", [True, False])
-def test_vgg19_computes_in_bfloat16_only_where_the_cpu_multiplies_in_it(
-    monkeypatch: pytest.MonkeyPatch, *, can: bool
-) -> None:
+def test_vgg19_computes_in_bfloat16_only_where_the_cpu_multiplies_in_it(monkeypatch: pytest.MonkeyPatch, *, can: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": can})
 
     assert backbones._multiplies_bfloat16() is can

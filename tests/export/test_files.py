@@ -91,9 +91,7 @@ def test_a_secret_is_never_readable_by_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("function", ["open", "fsync"])
-def test_a_full_disk_keeps_the_old_file_and_leaves_no_part_of_the_new(
-    tmp_path: Path, fail: Fail, function: str
-) -> None:
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_part_of_the_new(tmp_path: Path, fail: Fail, function: str) -> None:
     write_atomic(tmp_path / "file", b"old")
     fail(function, 1)
 
@@ -198,9 +196,7 @@ class OfTheFillError(Exception):
 
 @pytest.mark.parametrize("error", [OfTheFillError(), KeyboardInterrupt(), SystemExit(1)])
 @pytest.mark.parametrize("old", [True, False])
-def test_a_fill_that_raises_leaves_nothing_and_keeps_the_old_folder(
-    tmp_path: Path, error: BaseException, *, old: bool
-) -> None:
+def test_a_fill_that_raises_leaves_nothing_and_keeps_the_old_folder(tmp_path: Path, error: BaseException, *, old: bool) -> None:
     if old:
         write_folder_atomic(tmp_path / "folder", fill_two)
     before = everything_in(tmp_path)
@@ -237,8 +233,7 @@ json_values = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(codec="utf-8"), max_size=20),
     lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), inner, max_size=4)
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), inner, max_size=4)
     ),
     max_leaves=12,
 )

@@ -158,11 +158,7 @@ def statistics_of(model: Graph, x: np.ndarray[tuple[int, ...], np.dtype[np.float
     loaded.graph.output.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, None))
     h = open_engine(loaded.SerializeToString(), "made").run({"x": x})["h"].astype(np.float64)
     mean, variance = h.mean(axis=(0, 2, 3)), h.var(axis=(0, 2, 3))
-    return {
-        "n": NormStatistics(
-            mean.astype(np.float32), variance.astype(np.float32), constants["scale"], constants["shift"]
-        )
-    }
+    return {"n": NormStatistics(mean.astype(np.float32), variance.astype(np.float32), constants["scale"], constants["shift"])}
 
 
 CONV: Final = helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1])
@@ -207,9 +203,7 @@ def test_a_norm_goes_into_the_convolution_before_it(model: Graph) -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        pytest.param(
-            graph(helper.make_node("Relu", ["x"], ["h"]), channels=2), "does not follow a convolution", id="a relu"
-        ),
+        pytest.param(graph(helper.make_node("Relu", ["x"], ["h"]), channels=2), "does not follow a convolution", id="a relu"),
         pytest.param(
             graph(helper.make_node("Add", ["x", "x"], ["h"]), channels=2), "does not follow a convolution", id="an add"
         ),

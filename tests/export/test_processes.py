@@ -136,9 +136,7 @@ def test_a_command_left_behind_by_its_leader_is_ended(tmp_path: Path) -> None:
 
 def test_output_goes_to_the_log(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
-        Child.start("talker", ["bash", "-c", "echo out; echo err >&2"], environment=ENVIRONMENT, log=log).wait(
-            DEADLINE_S
-        )
+        Child.start("talker", ["bash", "-c", "echo out; echo err >&2"], environment=ENVIRONMENT, log=log).wait(DEADLINE_S)
 
     assert sorted((tmp_path / "log").read_text().split()) == ["err", "out"]
 

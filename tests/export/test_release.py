@@ -71,9 +71,7 @@ def test_a_damaged_picture_of_a_release_is_refused(tmp_path: Path) -> None:
         pytest.param({"durer": np.zeros(CODE_LENGTH, np.float32)}, id="no identity"),
         pytest.param({IDENTITY: np.zeros(CODE_LENGTH - 1, np.float32)}, id="too short"),
         pytest.param({IDENTITY: np.zeros((1, CODE_LENGTH), np.float32)}, id="of another rank"),
-        pytest.param(
-            {IDENTITY: np.zeros(CODE_LENGTH, np.float32), "a": np.zeros(CODE_LENGTH + 1, np.float32)}, id="too long"
-        ),
+        pytest.param({IDENTITY: np.zeros(CODE_LENGTH, np.float32), "a": np.zeros(CODE_LENGTH + 1, np.float32)}, id="too long"),
         pytest.param({}, id="none"),
     ],
 )

@@ -87,9 +87,7 @@ def test_trust_that_trusts_nobody_or_nothing_sensible_is_refused(change: dict[st
     assert "Join the federation again" in caught.value.advice
 
 
-@pytest.mark.parametrize(
-    "raw", [b"", b"{", b"\xff", b"[" * 16_000, b"x" * (16 * 2**10 + 1), json.dumps(PLAIN).encode() + b"}"]
-)
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"[" * 16_000, b"x" * (16 * 2**10 + 1), json.dumps(PLAIN).encode() + b"}"])
 def test_a_damaged_trust_file_is_refused(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "trust.json").write_bytes(raw)
 

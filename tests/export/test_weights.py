@@ -102,9 +102,7 @@ def test_numbers_that_are_not_finite_are_refused(odd: float) -> None:
             file_saying({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}, b"\0" * 4),
             id="a shape that lies",
         ),
-        pytest.param(
-            file_saying({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"\0" * 8), id="a hole"
-        ),
+        pytest.param(file_saying({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"\0" * 8), id="a hole"),
         pytest.param(
             file_saying({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"}, b"\0" * 4),
             id="two tensors in one place",

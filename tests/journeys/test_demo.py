@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Put in front of every Python process of the demo through PYTHONPATH: notes each address that is connected to, sent to or
 # looked up. Flower 1.41 and our own code speak HTTP from Python, so nothing they do goes around this.
-_WATCH = '''
+_WATCH = """
 import os, sys
 def _note(event, args):
     if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
@@ -24,7 +24,7 @@ def _note(event, args):
         os.write(fd, line)
         os.close(fd)
 sys.addaudithook(_note)
-'''
+"""
 _LOOPBACK = {"'127.0.0.1'", "'localhost'", "'::1'", "b'127.0.0.1'", "None"}
 
 

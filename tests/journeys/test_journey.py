@@ -114,7 +114,8 @@ def test_the_picture_has_the_photos_size_and_is_neither_the_photo_nor_one_colour
 
     painted = paint.paint(journey.homes["Ada"], paint.Order(photo, {"ada": 1.0}, precision=precision))
 
-    assert (painted.picture.shape, painted.picture.dtype) == (photo.shape, np.uint8)
+    assert painted.picture.shape == photo.shape
+    assert painted.picture.dtype == np.uint8
     assert painted.precision == precision
     assert np.abs(painted.picture.astype(int) - photo).mean() > 5
     assert painted.picture.std() > 3
@@ -123,9 +124,7 @@ def test_the_picture_has_the_photos_size_and_is_neither_the_photo_nor_one_colour
 def test_the_artists_styles_differ_although_the_body_is_shared(journey: Journey) -> None:
     photo = pictures.shapes((96, 96), seed=3)
 
-    first, second = (
-        paint.paint(journey.homes[name], paint.Order(photo, {name.lower(): 1.0})).picture for name in NAMES[:2]
-    )
+    first, second = (paint.paint(journey.homes[name], paint.Order(photo, {name.lower(): 1.0})).picture for name in NAMES[:2])
 
     assert not np.array_equal(first, second)
 

@@ -24,7 +24,7 @@ from coordinator.flower import superlink_endpoint
 from coordinator.service import _superlink_settings
 from edge_node import library, releases, styles, train
 from edge_node.remote import Remote
-from export import settings
+from export import settings, weights
 from export.errors import SfumatoError
 from export.files import digest_of
 from export.invite import Invite
@@ -197,7 +197,7 @@ def test_a_canary_sent_by_the_same_pipe_is_recorded(federation: Federation) -> N
     home = federation.homes["ada"]
     pipe = Remote("127.0.0.1", federation.recorded.port, home.ca_certificate.read_text())
 
-    with pytest.raises(SfumatoError, match="not a request to join|invite"):
+    with pytest.raises(SfumatoError, match=r"not a request to join|invite"):
         pipe.join(CANARY, "no key")
     with pytest.raises(SfumatoError):
         pipe._request("POST", "/join", CANARY)
@@ -211,7 +211,7 @@ def _secrets(home: edge_node.config.Home) -> list[bytes]:
     code_files = [train._code_file(home), *home.styles.rglob("*.style")]
     assert len(works) == 2
     assert len(code_files) >= 2
-    codes = [train.weights.unpack(file.read_bytes())["code"].tobytes() for file in code_files]
+    codes = [weights.unpack(file.read_bytes())["code"].tobytes() for file in code_files]
     return [*works, *[codecs.decode(work).tobytes() for work in works], *codes]
 
 

@@ -126,9 +126,7 @@ def busy_inits(imports: Imports) -> list[str]:
 def cycles(imports: Imports) -> list[str]:
     """A module that reaches itself, with the way it takes."""
     modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in imports}
-    edges = {
-        module: sorted((imports[path] & modules.keys()) - _packages_of(module)) for module, path in modules.items()
-    }
+    edges = {module: sorted((imports[path] & modules.keys()) - _packages_of(module)) for module, path in modules.items()}
     found: list[str] = []
     done: set[str] = set()
 

@@ -159,9 +159,7 @@ def constrained(modality: Modality[Any, Any], net: nn.Module) -> dict[str, Tenso
     return {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
 
-def test_a_fresh_and_a_trained_network_are_within_what_is_allowed(
-    modality: Modality[Any, Any], lessons: Lessons[Any]
-) -> None:
+def test_a_fresh_and_a_trained_network_are_within_what_is_allowed(modality: Modality[Any, Any], lessons: Lessons[Any]) -> None:
     net = modality.build(0, codes=2)
     assert distance(constrained(modality, net), net.state_dict()) < 1e-6
 
@@ -177,16 +175,12 @@ def test_what_is_allowed_is_linear_so_that_averaged_bodies_are_allowed_too(modal
     halfway = {name: (one.state_dict()[name] + other.state_dict()[name]) / 2 for name in one.state_dict()}
     mean.load_state_dict(halfway)
 
-    expected = {
-        name: (tensor + constrained(modality, other)[name]) / 2 for name, tensor in constrained(modality, one).items()
-    }
+    expected = {name: (tensor + constrained(modality, other)[name]) / 2 for name, tensor in constrained(modality, one).items()}
 
     assert distance(constrained(modality, mean), expected) < 1e-5
 
 
-def test_a_score_is_finite_and_training_brings_the_style_nearer(
-    modality: Modality[Any, Any], lessons: Lessons[Any]
-) -> None:
+def test_a_score_is_finite_and_training_brings_the_style_nearer(modality: Modality[Any, Any], lessons: Lessons[Any]) -> None:
     net = modality.build(0, codes=2)
     before = modality.score(net, lessons.exam())
 
@@ -235,9 +229,7 @@ def test_the_exact_graph_keeps_its_signature(modality: Modality[Any, Any]) -> No
     assert all(want in (None, got) for want, got in zip(signature.output.shape, output.shape, strict=True))
 
 
-def eager_instance_norm(
-    domain_type: str, inputs: tuple[Tensor, ...], attributes: Mapping[str, float], **_: Any
-) -> Tensor:
+def eager_instance_norm(domain_type: str, inputs: tuple[Tensor, ...], attributes: Mapping[str, float], **_: Any) -> Tensor:
     """What ONNX says an InstanceNormalization is; torch's stand-in for it computes nothing outside an export."""
     assert domain_type == "InstanceNormalization"
     return nn.functional.instance_norm(inputs[0], weight=inputs[1], bias=inputs[2], eps=attributes["epsilon"])

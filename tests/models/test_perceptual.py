@@ -126,9 +126,7 @@ def test_vgg19_gives_three_maps_each_half_as_large(vgg_tensors: dict[str, Tensor
     assert [tuple(m.shape) for m in maps] == [(2, 64, 32, 48), (2, 128, 16, 24), (2, 256, 8, 12)]
 
 
-def test_vgg19_in_bfloat16_answers_in_float32_and_near(
-    vgg_tensors: dict[str, Tensor], generator: torch.Generator
-) -> None:
+def test_vgg19_in_bfloat16_answers_in_float32_and_near(vgg_tensors: dict[str, Tensor], generator: torch.Generator) -> None:
     pictures = picture(generator)
 
     exact = Vgg19(vgg_tensors).features(pictures)

@@ -59,9 +59,7 @@ CODE: Final = np.array([60, -60, 20], np.float32)
 
 
 @given(sizes, st.sampled_from([1, 2, 4, 7, 64]), st.sampled_from([0, 1, 16, 33]))
-def test_the_padded_photo_has_the_margin_all_round_and_allowed_sides(
-    size: pictures.Size, multiple: int, margin: int
-) -> None:
+def test_the_padded_photo_has_the_margin_all_round_and_allowed_sides(size: pictures.Size, multiple: int, margin: int) -> None:
     photo = pictures.noise(size)
 
     padded = pad(photo, signature(multiple, margin))

@@ -192,9 +192,7 @@ LYING: Final = "not what it says it is"
         pytest.param(with_record("arrays", ConfigRecord({"flat": 1})), OTHER_ARRAYS, id="words for arrays"),
         pytest.param(with_record("arrays", ArrayRecord()), OTHER_ARRAYS, id="no array"),
         pytest.param(with_record("arrays", ArrayRecord({"other": FLAT})), OTHER_ARRAYS, id="another array"),
-        pytest.param(
-            with_record("arrays", ArrayRecord({"flat": FLAT, "more": FLAT})), OTHER_ARRAYS, id="an array too many"
-        ),
+        pytest.param(with_record("arrays", ArrayRecord({"flat": FLAT, "more": FLAT})), OTHER_ARRAYS, id="an array too many"),
         pytest.param(with_record("header", ArrayRecord({"flat": FLAT})), OTHER_FIELDS, id="arrays for words"),
         pytest.param(with_header("surplus", "hello"), OTHER_FIELDS, id="a field too many"),
         pytest.param(lambda r: header(r).pop("steps"), OTHER_FIELDS, id="a field missing"),
@@ -242,9 +240,7 @@ LYING: Final = "not what it says it is"
             UNREADABLE,
             id="a header that asks for more memory than there is",
         ),
-        pytest.param(
-            with_array(lying(npy_with_header("-" * 3000 + "1\n"))), UNREADABLE, id="a header too deep to read"
-        ),
+        pytest.param(with_array(lying(npy_with_header("-" * 3000 + "1\n"))), UNREADABLE, id="a header too deep to read"),
     ],
 )
 def test_anything_but_exactly_an_update_is_refused(spoil: Callable[[RecordDict], None], reason: str) -> None:

@@ -1,0 +1,230 @@
+"""The `sfumato-coordinator` command line: help everywhere, one object for machines, advice and an exit code for people."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from coordinator import __main__ as program
+from coordinator import publish, service
+from coordinator.config import Home
+from coordinator.gate import Candidate
+from coordinator.store import Answer, Store
+from export import release
+from export.errors import ResourceError
+from export.invite import Invite
+from export.signing import VerifiedRelease
+from tests import releases, simulators
+from tests.simulators import CoordinatorHome
+
+
+def run(home: Home, *arguments: str, as_json: bool = False) -> Result:
+    extra = ["--json"] if as_json else []
+    return CliRunner().invoke(program.app, [*arguments, "--home", str(home.root), *extra])
+
+
+def data(home: Home, *arguments: str) -> Any:
+    """What a command says to a machine."""
+    result = run(home, *arguments, as_json=True)
+    assert result.exit_code == 0, result.output
+    (line,) = result.stdout.splitlines()
+    answer = json.loads(line)
+    assert answer["ok"] is True
+    assert set(answer) == {"ok", "data"}
+    return answer["data"]
+
+
+def assert_refused(home: Home, arguments: list[str], exit_code: int, code: str, sentence: str) -> None:
+    """Refused in both forms: words and advice on stderr, or one object on stdout; never a traceback."""
+    spoken, plain = run(home, *arguments), run(home, *arguments, as_json=True)
+    assert (spoken.exit_code, plain.exit_code) == (exit_code, exit_code), (spoken.output, plain.output)
+    assert spoken.stdout == ""
+    first, advice = spoken.stderr.strip().split("\n", 1)
+    assert sentence in first
+    assert first.endswith(".")
+    assert advice
+    assert "Traceback" not in spoken.stderr
+    error = json.loads(plain.stdout)["error"]
+    assert set(error) == {"code", "message", "advice"}
+    assert error["code"] == code
+    assert error["advice"]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, world: VerifiedRelease) -> CoordinatorHome:
+    del world
+    return simulators.make_coordinator(tmp_path / "hub", port=4433)
+
+
+@pytest.fixture
+def second(hub: CoordinatorHome) -> VerifiedRelease:
+    """A release 2 that carries a verdict."""
+    current = publish.current_release(hub)
+    body = release.body_of(current)
+    candidate = Candidate(body, b"a graph", release.codes_of(current), releases.VERDICT, ())
+    return publish.publish(hub, current, candidate, 1, 3)
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from commands(inner, (*path, name))
+
+
+@pytest.mark.parametrize("path", list(commands(typer.main.get_command(program.app))), ids=" ".join)
+def test_every_command_has_help(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(program.app, [*path, "--help"])
+
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_the_commands_the_design_names_are_there() -> None:
+    found = {" ".join(path) for path in commands(typer.main.get_command(program.app))}
+
+    assert found >= {"init", "up", "invite", "nodes", "round", "release list", "release show", "release publish", "status"}
+
+
+@pytest.mark.usefixtures("world")
+def test_init_sets_a_coordinator_up_once(tmp_path: Path) -> None:
+    home = Home(tmp_path / "hub")
+
+    assert data(home, "init", "guild") == {"home": str(home.root), "name": "guild"}
+    assert publish.current_release(home).manifest.federation == "guild"
+    assert_refused(home, ["init", "guild"], 2, "usage", "there is a coordinator in")
+
+
+def test_an_invite_is_printed_alone_so_that_it_can_be_piped(hub: CoordinatorHome) -> None:
+    spoken = run(hub, "invite", "Ada", "--role", "gallery", "--expires", "12h")
+    plain = data(hub, "invite", "Berthe")
+
+    assert Invite.parse(spoken.stdout.strip()).port == 4433
+    assert (plain["name"], plain["role"]) == ("Berthe", "artist")
+    assert Invite.parse(plain["invite"]).secret != Invite.parse(spoken.stdout.strip()).secret
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("7d", 604800.0), ("12h", 43200.0), ("30m", 1800.0), (" 1d ", 86400.0)])
+def test_how_long_an_invite_lasts_is_read(text: str, seconds: float) -> None:
+    assert program._seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "0d", "-1d", "7w", "7 days", "99999d", "1.5h"])
+def test_what_is_no_time_is_refused(hub: CoordinatorHome, text: str) -> None:
+    assert_refused(hub, ["invite", "Ada", f"--expires={text}"], 2, "usage", "is not a time")
+
+
+def test_the_members_are_listed_and_offline_while_nothing_runs(hub: CoordinatorHome) -> None:
+    simulators.enrol(hub, 2**64 - 1)
+
+    (node,) = data(hub, "nodes")["nodes"]
+
+    assert (node["alias"], node["node_id"], node["online"]) == (f"artist-{2**64 - 1}", str(2**64 - 1), False)
+    assert "offline" in run(hub, "nodes").stdout
+
+
+def test_releases_are_listed_shown_and_published_again(hub: CoordinatorHome, second: VerifiedRelease) -> None:
+    assert [(r["version"], r["current"]) for r in data(hub, "release", "list")["releases"]] == [(1, False), (2, True)]
+    shown = data(hub, "release", "show")
+    assert shown["version"] == 2
+    assert shown["card"] == second.read(release.CARD).decode()
+    assert data(hub, "release", "show", "1")["verdict"] is None
+    assert "# guild: style-studio" in run(hub, "release", "show").stdout
+
+    assert data(hub, "release", "publish", "2")["version"] == 3
+    assert "Release 2 is served again, as 4." in run(hub, "release", "publish", "2").stdout
+
+
+def test_status_says_how_the_coordinator_stands(hub: CoordinatorHome) -> None:
+    said = data(hub, "status")
+
+    assert (said["name"], said["running"], said["nodes"], said["release"], said["rounds"]) == ("guild", False, 0, 1, [])
+    assert "guild" in run(hub, "status").stdout
+
+
+def held(hub: CoordinatorHome, state: str) -> None:
+    store = Store(hub.database)
+    number = store.open_round(0.0)
+    simulators.enrol(hub, 1, 2)
+    store.add_answer(number, Answer(1, True, "", 4096, 0.5, 2.0, 1.0, 20, 3.5))  # noqa: FBT003 - as stored
+    store.add_answer(number, Answer(2, False, "not-finite", 4096, None, None, None, None, 3.5))  # noqa: FBT003
+    store.set_round(number, state, "so it went", 9.0)  # type: ignore[arg-type]
+
+
+def test_a_rounds_outcome_is_told_node_by_node(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    held(hub, "published")
+    monkeypatch.setattr(service, "hold_rounds", lambda *_: [1])
+
+    (round_,) = data(hub, "round")["rounds"]
+    spoken = " ".join(run(hub, "round").stdout.split())
+
+    assert (round_["state"], round_["seconds"]) == ("published", 9.0)
+    assert [(a["node"], a["accepted"], a["reason"]) for a in round_["answers"]] == [
+        ("artist-1", True, ""),
+        ("artist-2", False, "not-finite"),
+    ]
+    assert "artist-1: accepted, 4096 bytes, loss 2.000 → 1.000" in spoken
+    assert "artist-2: not counted: not-finite" in spoken
+
+
+def test_rounds_that_lead_to_no_release_exit_with_6(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    held(hub, "refused")
+    monkeypatch.setattr(service, "hold_rounds", lambda *_: [1])
+
+    result = run(hub, "round")
+
+    assert result.exit_code == ResourceError.exit_code == 6
+    assert "no round led to a release" in result.stderr
+
+
+def test_2_what_was_typed_is_wrong(hub: CoordinatorHome) -> None:
+    assert_refused(hub, ["invite", "Ada", "--role", "king"], 2, "usage", "there is no role 'king'")
+    assert_refused(hub, ["invite", ""], 2, "usage", "cannot be a member's name")
+    assert run(hub, "round", "--rounds", "0").exit_code == 2
+    assert run(hub, "no-such-command").exit_code == 2
+
+
+def test_3_there_is_no_coordinator(tmp_path: Path) -> None:
+    nowhere = Home(tmp_path / "nowhere")
+
+    for arguments in (["status"], ["nodes"], ["release", "list"], ["round"], ["invite", "Ada"]):
+        assert_refused(nowhere, arguments, 3, "no-coordinator", "there is no coordinator in")
+
+
+def test_4_it_does_not_run(hub: CoordinatorHome) -> None:
+    assert_refused(hub, ["round"], 4, "not-running", "the coordinator is not running")
+
+
+def test_5_the_gate_says_no(hub: CoordinatorHome) -> None:
+    assert_refused(hub, ["release", "publish", "1"], 5, "gate-refused", "release 1 carries no verdict")
+
+
+def test_7_a_release_was_changed(hub: CoordinatorHome) -> None:
+    (hub.releases / "1" / "card.md").write_bytes(b"# Another\n")
+
+    assert_refused(hub, ["release", "list"], 7, "integrity", "card.md is not what was signed")
+    assert_refused(hub, ["release", "show", "9"], 7, "integrity", "there is no release 9")
+
+
+def test_a_real_process_ends_with_the_exit_code_and_without_a_traceback(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "coordinator", "status", "--home", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert ran.stderr.splitlines() == [
+        f"there is no coordinator in {tmp_path}.",
+        "Make one with: sfumato-coordinator init NAME",
+    ]

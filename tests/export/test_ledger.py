@@ -1,0 +1,112 @@
+"""The account of what left: appended to, never changed, and each kind of tampering shows at its line."""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from export.errors import IntegrityError, ResourceError
+from export.files import digest_of
+from export.ledger import Ledger
+
+Tamper = Callable[[list[bytes]], list[bytes]]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """Five lines."""
+    ledger = Ledger(tmp_path / "deep" / "ledger.jsonl")
+    for number in range(5):
+        ledger.append({"what": "update", "round": number, "bytes": 40})
+    return ledger
+
+
+def test_a_ledger_that_was_never_written_is_empty(tmp_path: Path) -> None:
+    assert Ledger(tmp_path / "ledger.jsonl").entries() == []
+
+
+def test_lines_come_back_in_order_with_the_time(ledger: Ledger) -> None:
+    entries = ledger.entries()
+
+    assert [entry["round"] for entry in entries] == [0, 1, 2, 3, 4]
+    assert all(str(entry["when"]).endswith("+00:00") for entry in entries)
+
+
+def test_every_line_holds_the_digest_of_the_line_before(ledger: Ledger) -> None:
+    lines = ledger.path.read_bytes().splitlines()
+    before = [json.loads(line)["before"] for line in lines]
+
+    assert before == ["0" * 64, *[digest_of(line) for line in lines[:-1]]]
+
+
+def changed(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:2], lines[2].replace(b'"bytes":40', b'"bytes":41'), *lines[3:]]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "line"),
+    [
+        (changed, 4),  # its own link still holds: the line after it tells
+        (lambda lines: [lines[0].replace(b'"bytes":40', b'"bytes":41'), *lines[1:]], 2),
+        (lambda lines: [*lines[:2], *lines[3:]], 3),
+        (lambda lines: lines[1:], 1),
+        (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], 2),
+        (lambda lines: [*lines[:3], lines[2], *lines[3:]], 4),
+        (lambda lines: [*lines[:2], b'{"what":"nothing"}', *lines[2:]], 3),
+        (lambda lines: [*lines[:2], b"not json", *lines[3:]], 3),
+        (lambda lines: [*lines[:2], b"[]", *lines[3:]], 3),
+        (lambda lines: [*lines[:2], b"", *lines[2:]], 3),
+        (lambda lines: [*lines[:4], lines[4][:-9]], 5),
+        (lambda lines: [*lines[:2], b"\xff\xfe", *lines[3:]], 3),
+    ],
+)
+def test_a_changed_missing_doubled_or_foreign_line_is_noticed(ledger: Ledger, tamper: Tamper, line: int) -> None:
+    ledger.path.write_bytes(b"\n".join(tamper(ledger.path.read_bytes().splitlines())) + b"\n")
+
+    with pytest.raises(IntegrityError, match=f"changed at line {line}$") as caught:
+        ledger.entries()
+
+    assert "lines above" in caught.value.advice
+
+
+def test_an_untouched_ledger_is_believed(ledger: Ledger) -> None:
+    # The positive control of the test above: writing the same lines back is no tampering.
+    ledger.path.write_bytes(b"\n".join(ledger.path.read_bytes().splitlines()) + b"\n")
+
+    assert len(ledger.entries()) == 5
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_line(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ledger.path.read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ResourceError, match="No space left on device") as caught:
+            ledger.append({"what": "update", "round": 5})
+
+    assert "nothing is sent while the ledger cannot be kept" in caught.value.advice
+    assert ledger.path.read_bytes() == before
+    ledger.append({"what": "update", "round": 5})
+    assert len(ledger.entries()) == 6
+
+
+def test_two_who_write_at_once_break_no_link(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+
+    def write() -> None:
+        for number in range(10):
+            ledger.append({"number": number})
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(ledger.entries()) == 40

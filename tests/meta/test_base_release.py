@@ -1,0 +1,96 @@
+"""What the packaged base says it was trained on, held against what the demonstration uses: no artist and no file of both."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from export import base
+from export.files import digest_of
+from export.release import BODY, CARD
+
+REPOSITORY: Final = Path(__file__).parents[2]
+DEMO: Final = REPOSITORY / "scripts" / "works"
+MATERIAL: Final = REPOSITORY / "scripts" / "material"
+BODY_MAX_BYTES: Final = 2 * 2**20
+MODALITIES: Final = sorted(path.name for path in base.FOLDER.iterdir() if (path / "release").is_dir())
+_ROW: Final = re.compile(r"^\| (works|photos) \| (\S+) \| ([0-9a-f]{64}) \|$", re.MULTILINE)
+
+
+def rows_of(card: str) -> dict[tuple[str, str], str]:
+    """(used as, file) → sha256 of every row of a card's table."""
+    return {(use, file): digest for use, file, digest in _ROW.findall(card)}
+
+
+def pictures_under(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
+
+
+def column(sources: str, heading: str, name: str) -> list[str]:
+    """One column of the first table of a SOURCES.md below a heading."""
+    table = [line for line in sources.partition(heading)[2].partition("\n## ")[0].splitlines() if line.startswith("|")]
+    titles, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return [row[titles.index(name)] for row in rows]
+
+
+def folded(names: Iterable[str]) -> set[str]:
+    """Names without accents and case."""
+    return {unicodedata.normalize("NFKD", n).encode("ascii", "ignore").decode().casefold().strip() for n in names}
+
+
+@pytest.fixture(params=MODALITIES)
+def card(request: pytest.FixtureRequest) -> str:
+    return base.load(request.param).read(CARD).decode()
+
+
+def test_the_card_lists_every_work_by_its_digest(card: str) -> None:
+    works = {file: digest for (use, file), digest in rows_of(card).items() if use == "works"}
+
+    assert works
+    for file, digest in works.items():
+        assert digest_of((MATERIAL / "works" / file).read_bytes()) == digest, file
+
+
+def test_the_card_lists_every_photo_by_its_digest(card: str) -> None:
+    photos = {file: digest for (use, file), digest in rows_of(card).items() if use == "photos"}
+
+    assert photos
+    for file, digest in photos.items():
+        assert digest_of((MATERIAL / "photos" / file).read_bytes()) == digest, file
+
+
+def test_the_base_has_seen_no_file_of_the_demonstration(card: str) -> None:
+    demo = {digest_of(path.read_bytes()) for path in pictures_under(DEMO)}
+
+    assert len(demo) >= 3
+    assert not demo & set(rows_of(card).values())
+    assert not demo & {digest_of(path.read_bytes()) for path in pictures_under(MATERIAL)}
+
+
+def test_a_file_of_the_demonstration_on_the_card_would_be_noticed(card: str) -> None:
+    # The positive control of the test above.
+    smuggled = digest_of(pictures_under(DEMO)[0].read_bytes())
+
+    assert smuggled in set(rows_of(f"{card}\n| works | mona-lisa.jpg | {smuggled} |\n").values())
+
+
+def test_no_artist_of_the_demonstration_is_among_the_bases_works() -> None:
+    demo = folded(column((DEMO / "SOURCES.md").read_text(), "# The demo's works", "artist"))
+    authors = folded(column((MATERIAL / "SOURCES.md").read_text(), "## Works", "author"))
+    works_table = (MATERIAL / "SOURCES.md").read_text().partition("## Works")[2].partition("\n## ")[0]
+    surnames = {name.split()[-1] for name in demo}
+
+    assert {"vincent van gogh", "katsushika hokusai"} <= demo
+    assert "leonardo da vinci" in authors
+    assert not demo & authors
+    (text,) = folded([works_table])
+    assert not [surname for surname in surnames if surname in text]
+    assert "leonardo" in text
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_body_is_small_enough_for_the_wheel(modality: str) -> None:
+    assert 0 < len(base.load(modality).read(BODY)) <= BODY_MAX_BYTES
