@@ -108,7 +108,9 @@ def _look_for_release(home: Home) -> bool:
         return needs_renewal(home) and not updater.is_round_running(home)
     except SfumatoError as error:
         _log.warning("%s. %s", error, error.advice)
-        return False
+    except (OSError, ValueError) as error:  # a file of ours was damaged; the node goes on training and painting
+        _log.error("could not look for a release: %s", type(error).__name__)
+    return False
 
 
 def needs_renewal(home: Home) -> bool:

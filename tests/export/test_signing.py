@@ -39,16 +39,12 @@ def test_trust_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
     assert Trust.load(tmp_path / "trust.json") == trust
 
 
-def test_trust_without_a_version_has_seen_none() -> None:
-    assert Trust.from_plain({k: v for k, v in PLAIN.items() if k != "highest_version"}).highest_version == 0
-
-
 @pytest.mark.parametrize(("seen", "then"), [(4, 4), (3, 4), (5, 5)])
 def test_trust_never_forgets_the_newest_version(seen: int, then: int) -> None:
     assert Trust.from_plain(PLAIN).having_seen(seen).highest_version == then
 
 
-@pytest.mark.parametrize("missing", ["federation", "keys", "threshold"])
+@pytest.mark.parametrize("missing", ["federation", "keys", "threshold", "highest_version"])
 def test_trust_without_one_of_its_fields_is_refused(missing: str) -> None:
     with pytest.raises(IntegrityError, match="trust file cannot be read"):
         Trust.from_plain({k: v for k, v in PLAIN.items() if k != missing})
