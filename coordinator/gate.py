@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from torch import nn
 
 from export import backbones, release
 from export.fold import calibrate, fold
@@ -39,7 +38,7 @@ STYLE_RATIO: Final = 1.02
 CONTENT_LOSS: Final = 0.02
 GRID_DB: Final = 6.0
 """A grid peak below this is not seen (`models/measures.py`)."""
-_GRID_SLACK_DB: Final = 1.0
+_GRID_SLACK_DB: Final = 3.0
 _FIT_SEED: Final = 20_260
 _FIT_RATE: Final = 0.3  # of the modality's code rate: the codes start from ones that nearly fit
 _PROBES: Final = 2  # photos the style is scored on; all of them are rendered for grid and parity
@@ -87,14 +86,14 @@ class Gate:
         steps = self._fit_steps if fit_steps is None else fit_steps
         net = self._modality.build(seed=0, codes=len(self._names))
         state.load_inplace(net, body)
-        self._load_codes_inplace(net)
+        self._modality.set_codes_inplace(net, np.stack([self._codes[name] for name in self._names]))
         if steps:
             plan = training.Plan(steps, private_only=True, rate_scale=_FIT_RATE)
             try:
                 training.fit(net, self._modality, self._lessons, plan)
             except training.DivergedError as error:
                 return self._hopeless(body, str(error))
-        codes = self._fitted_codes(net)
+        codes = dict(zip(self._names, self._modality.codes(net), strict=True))
         exact = with_body(self._current.read(release.EXACT), body)
         score = self._modality.score(net, self._exam)
         grid, parity = self._rendered(exact, codes)
@@ -109,15 +108,6 @@ class Gate:
             int8_ssim=parity.ssim,
         )
         return Candidate(body, exact, codes, verdict, _reasons(verdict, before.grid if before else grid))
-
-    def _load_codes_inplace(self, net: nn.Module) -> None:
-        private = state.private_arrays(self._modality, net)
-        private["codes"] = np.stack([self._codes[name] for name in self._names])
-        state.load_inplace(net, private)
-
-    def _fitted_codes(self, net: nn.Module) -> dict[str, Code]:
-        table = state.private_arrays(self._modality, net)["codes"]
-        return {name: table[index].copy() for index, name in enumerate(self._names)}
 
     def _rendered(self, exact: bytes, codes: Mapping[str, Code]) -> tuple[float, Parity]:
         """The worst grid over the styled public codes, and int8 against fp32 of the first of them."""

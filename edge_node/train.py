@@ -73,8 +73,7 @@ class _Pupil:
         return pupil
 
     def set_codes(self, codes: Sequence[Code]) -> None:
-        private = state.private_arrays(self.modality, self.net)
-        state.load_inplace(self.net, {**private, "codes": np.stack(codes)})
+        self.modality.set_codes_inplace(self.net, np.stack(codes))
 
     def best_start(self, rows: Sequence[Code], public: dict[str, Code]) -> Code:
         """The public code with the smallest loss on the works: most of the way is shorter from there."""
@@ -96,7 +95,7 @@ class _Pupil:
 
     def code(self) -> Code:
         """The artist's code as it is now."""
-        code: Code = state.private_arrays(self.modality, self.net)["codes"][-1].astype(np.float32)
+        code: Code = self.modality.codes(self.net)[-1]
         return code
 
 

@@ -218,6 +218,14 @@ class Modality(Protocol[Net, Batch]):
         """The part of the network that ships, taking ``signature``'s inputs: the *exact* graph."""
         ...
 
+    def codes(self, net: Net) -> npt.NDArray[np.float32]:
+        """A copy of the private codes the network holds: (N, D) float32."""
+        ...
+
+    def set_codes_inplace(self, net: Net, codes: npt.NDArray[np.float32]) -> None:
+        """Replace all private codes, (N, D) float32, and forget what was observed under the old ones."""
+        ...
+
     def constrain_inplace(self, net: Net) -> None:
         """Bring the parameters back into the set the architecture allows; called after every training step.
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
@@ -49,6 +50,7 @@ _CONTENT_WEIGHT: Final = 1.0
 _STYLE_WEIGHT: Final = 20.0
 _IDENTITY_WEIGHT: Final = 30.0
 _SMOOTH_WEIGHT: Final = 0.3
+_GRID_WEIGHT: Final = 60.0
 
 
 class StyleNet(nn.Module):
@@ -313,6 +315,7 @@ class StyleObjective:
         smooth = _roughness(picture)
         return torch.mean(
             styled * (_CONTENT_WEIGHT * content + _STYLE_WEIGHT * style + _SMOOTH_WEIGHT * smooth)
+            + _GRID_WEIGHT * _grid(picture)
             + (1 - styled) * (content + _IDENTITY_WEIGHT * identity)
         )
 
@@ -328,6 +331,27 @@ def _painted(net: StyleNet, batch: StyleBatch) -> Tensor:
     if live:
         _observe_inplace(net, batch.code, *painted[1])
     return painted[0]
+
+
+def _grid(picture: Tensor, period: int = 4, blocks: int = 8) -> Tensor:
+    """Mean size of a pattern that repeats every ``period`` pixels, in windows of ``blocks`` periods: (B,).
+
+    The even phases of the weights (``_even_phases_inplace``) rule such a pattern out on flat features; this asks for the
+    same where features vary. A slope across a window is no grid and is taken out first.
+    """
+    batch, channels, height, width = picture.shape
+    window = period * blocks
+    rows, columns = height // window, width // window
+    trimmed = picture[:, :, : rows * window, : columns * window]
+    phases = trimmed.reshape(batch, channels, rows, blocks, period, columns, blocks, period).mean(dim=(3, 6))
+    phases = phases.permute(0, 1, 2, 4, 3, 5)  # (B, C, rows, columns, period, period)
+    phases = phases - phases.mean(dim=(4, 5), keepdim=True)
+    ramp = torch.linspace(-1.0, 1.0, period)
+    for axis in (ramp[:, None], ramp[None, :]):
+        slope = (phases * axis).sum(dim=(4, 5), keepdim=True) / (axis.square().sum() * period)
+        phases = phases - slope * axis
+    size: Tensor = phases.abs().mean(dim=(1, 2, 3, 4, 5))
+    return size
 
 
 def _style_distance(painted: Sequence[Tensor], grams: Sequence[Tensor]) -> Tensor:
@@ -472,6 +496,17 @@ class StyleModality:
     def graph(self, net: StyleNet) -> nn.Module:
         """See ``Modality.graph``."""
         return ExactGraph(net)
+
+    def codes(self, net: StyleNet) -> npt.NDArray[np.float32]:
+        """See ``Modality.codes``."""
+        return net.codes.detach().numpy().copy()
+
+    @torch.no_grad()
+    def set_codes_inplace(self, net: StyleNet, codes: npt.NDArray[np.float32]) -> None:
+        """See ``Modality.set_codes_inplace``: the running statistics begin anew."""
+        net.codes.copy_(torch.tensor(codes))
+        net.norm_mean.zero_()
+        net.norm_var.fill_(1.0)
 
     def constrain_inplace(self, net: StyleNet) -> None:
         """See ``Modality.constrain_inplace``: both PixelShuffle layers keep even phases."""

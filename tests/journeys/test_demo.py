@@ -70,8 +70,8 @@ def test_the_demo_makes_its_results_contacts_nobody_else_and_leaves_no_process(t
     done = subprocess.run(command, env=_watched(tmp_path), capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
 
-    sheet = Image.open(out / "contact-sheet.png")
-    assert min(sheet.size) > 1000
+    with Image.open(out / "contact-sheet.png") as sheet:
+        assert min(sheet.size) > 1000
     report = json.loads((out / "report.json").read_text())
     assert report["rounds"][0]["state"] == "published"
     assert set(report["artists"]) == {"hokusai", "impressionists", "van-gogh"}
