@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import json
 import logging
+import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from starlette.routing import Route
 from coordinator.config import Home
 from coordinator.errors import JoinRefusedError
 from coordinator.publish import current_release, open_release
-from coordinator.store import Store
+from coordinator.store import Node, Store
 from export.errors import IntegrityError, SfumatoError, UsageError
 from export.files import read_bounded
 from export.ledger import Ledger
@@ -34,6 +35,8 @@ PREFIX: Final = "/sfumato/v1"
 _JOIN_MAX_BYTES: Final = 8192
 _KEY_MAX_CHARACTERS: Final = 2048
 _FILE_MAX_BYTES: Final = 64 * 2**20
+
+_JOINING: Final = threading.Lock()
 
 _log = logging.getLogger(__name__)
 
@@ -105,18 +108,34 @@ def create_endpoint(home: Home, register_node: RegisterNode) -> Starlette:
 
 
 def _join(home: Home, store: Store, joining: Joining, register_node: RegisterNode) -> dict[str, object]:
-    """Take the invite, tell Flower, remember the member, answer with whom to trust. The invite is the first to go."""
-    alias, role = store.use_invite(joining.secret, time.time())
-    try:
-        node_id = register_node(joining.flower_key.encode())
-        store.add_node(node_id, alias, role, joining.flower_key)
-    except Exception:
-        store.release_invite(joining.secret)
-        raise
+    """Take the invite, tell Flower, remember the member, answer with whom to trust.
+
+    Who asks again with the same invite and key did not get the answer, and is given it again.
+    """
+    member = store.joined_with(joining.secret, joining.flower_key) or _enrol(home, store, joining, register_node)
+    trust = json.loads(read_bounded(home.trust_file, _JOIN_MAX_BYTES))
+    return {
+        "alias": member.alias,
+        "role": member.role,
+        "node_id": str(member.node_id),
+        "trust": trust,
+        "modality": home.config().modality,
+    }
+
+
+def _enrol(home: Home, store: Store, joining: Joining, register_node: RegisterNode) -> Node:
+    """One at a time: a name is looked up before Flower is told of a key, since Flower never forgets a key it was told of."""
+    with _JOINING:
+        alias, role = store.use_invite(joining.secret, joining.flower_key, time.time())
+        try:
+            node_id = register_node(joining.flower_key.encode())
+            member = store.add_node(node_id, alias, role, joining.flower_key)
+        except Exception:
+            store.release_invite(joining.secret)
+            raise
     Ledger(home.ledger_file).append({"what": "joined", "alias": alias, "role": role, "node": str(node_id)})
     _log.info("node %d joined as %s, %s", node_id, alias, role)
-    trust = json.loads(read_bounded(home.trust_file, _JOIN_MAX_BYTES))
-    return {"alias": alias, "role": role, "node_id": str(node_id), "trust": trust, "modality": home.config().modality}
+    return member
 
 
 def _newest(home: Home, store: Store) -> dict[str, object]:

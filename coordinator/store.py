@@ -113,14 +113,15 @@ class Store:
         with self._transaction() as db:
             db.execute("INSERT INTO invites VALUES (?, ?, ?, ?, NULL)", (_sha256(secret), alias, role, expires))
 
-    def use_invite(self, secret: bytes, now: float) -> tuple[str, Role]:
+    def use_invite(self, secret: bytes, public_key: str, now: float) -> tuple[str, Role]:
         """Take an invite, once.
 
         Returns:
             The alias and the role it was made for.
 
         Raises:
-            JoinRefusedError: unknown, used or expired. It says which, to the holder of the secret alone.
+            JoinRefusedError: unknown, used or expired; or the alias or the key is a member's already, and the invite stays
+                good. It says which, to the holder of the secret alone.
         """
         with self._transaction() as db:
             row = db.execute(
@@ -133,35 +134,45 @@ class Store:
                 raise JoinRefusedError("that invite has been used already", advice=_ASK)
             if now > expires:
                 raise JoinRefusedError("that invite has expired", advice=_ASK)
+            if db.execute("SELECT 1 FROM nodes WHERE alias = ? OR public_key = ?", (alias, public_key)).fetchone():
+                raise _taken(alias)
             db.execute("UPDATE invites SET used = ? WHERE secret_sha256 = ?", (now, _sha256(secret)))
         return alias, _role(role)
+
+    def joined_with(self, secret: bytes, public_key: str) -> Node | None:
+        """The member that joined with exactly this invite and key, whose answer may have been lost on its way."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT node_id, nodes.alias, nodes.role, public_key, joined FROM nodes JOIN invites USING (alias)"
+                " WHERE secret_sha256 = ? AND used IS NOT NULL AND public_key = ?",
+                (_sha256(secret), public_key),
+            ).fetchone()
+        return _node(*row) if row else None
 
     def release_invite(self, secret: bytes) -> None:
         """Make an invite good again whose joining failed on our side."""
         with self._transaction() as db:
             db.execute("UPDATE invites SET used = NULL WHERE secret_sha256 = ?", (_sha256(secret),))
 
-    def add_node(self, node_id: int, alias: str, role: Role, public_key: str) -> None:
+    def add_node(self, node_id: int, alias: str, role: Role, public_key: str) -> Node:
         """Enrol a member.
 
         Raises:
             JoinRefusedError: the alias or the key is a member's already.
         """
+        joined = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             with self._transaction() as db:
-                joined = datetime.now(UTC).isoformat(timespec="seconds")
                 db.execute("INSERT INTO nodes VALUES (?, ?, ?, ?, ?)", (str(node_id), alias, role, public_key, joined))
         except sqlite3.IntegrityError as error:
-            raise JoinRefusedError(
-                f"there is a member called {alias!r}, or with this machine's key, already",
-                advice="Ask the coordinator for an invite under another name.",
-            ) from error
+            raise _taken(alias) from error
+        return Node(node_id, alias, role, public_key, joined)
 
     def nodes(self) -> list[Node]:
         """Every member, by alias."""
         with self._transaction() as db:
             rows = db.execute("SELECT node_id, alias, role, public_key, joined FROM nodes ORDER BY alias").fetchall()
-        return [Node(int(node_id), alias, _role(role), key, joined) for node_id, alias, role, key, joined in rows]
+        return [_node(*row) for row in rows]
 
     def open_round(self, now: float) -> int:
         """Begin the next round and return its number."""
@@ -233,6 +244,17 @@ class Store:
 
 
 _ASK = "Ask the coordinator for a new one: sfumato-coordinator invite NAME"
+
+
+def _node(node_id: str, alias: str, role: str, public_key: str, joined: str) -> Node:
+    return Node(int(node_id), alias, _role(role), public_key, joined)
+
+
+def _taken(alias: str) -> JoinRefusedError:
+    return JoinRefusedError(
+        f"there is a member called {alias!r}, or with this machine's key, already",
+        advice="Ask the coordinator for an invite under another name.",
+    )
 
 
 def _unwritable(error: sqlite3.OperationalError) -> ResourceError:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from export.processes import Child, child_environment, free_port
 from export.supervisor import Supervisor, open_log, stop_signal
 
 _TICK_S: Final = 0.5
+_RENEWAL_PAUSE_S: Final = 900.0  # after a renewal that failed
 
 _log = logging.getLogger(__name__)
 
@@ -75,18 +77,20 @@ def _loop(home: Home, config: Config, supervisor: Supervisor, stop: threading.Ev
     round that begins meanwhile waits for it at the coordinator.
     """
     renewal: subprocess.Popen[bytes] | None = None
-    since_poll = config.poll_s
+    since_poll, not_before = config.poll_s, 0.0
     try:
         while not stop.wait(_TICK_S):
             supervisor.tend()
             if renewal is not None and renewal.poll() is not None:
                 _log.info("renewal ended with code %d", renewal.returncode)
+                if renewal.returncode != 0:  # a full disk, say, which the next minute will not mend
+                    not_before = time.monotonic() + _RENEWAL_PAUSE_S
                 renewal = None
                 supervisor.resume("runner")
             since_poll += _TICK_S
             if since_poll >= config.poll_s:
                 since_poll = 0.0
-                if _look_for_release(home) and renewal is None:
+                if _look_for_release(home) and renewal is None and time.monotonic() >= not_before:
                     supervisor.rest("runner")
                     renewal = _start_renewal(home)
     finally:

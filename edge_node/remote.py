@@ -11,7 +11,9 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +22,9 @@ from export.errors import IntegrityError
 from export.invite import Invite
 
 PREFIX: Final = "/sfumato/v1"
-_TIMEOUT_S: Final = 15.0
+_TIMEOUT_S: Final = 15.0  # for each step: a connection, a handshake, the next bytes
+_ANSWER_S: Final = 60.0  # for a whole exchange, so that a coordinator that drips bytes cannot hold a node for ever
+_FILE_S: Final = 900.0  # for a whole file of a release, over a slow line
 _ANSWER_MAX_BYTES: Final = 256 * 2**10
 
 
@@ -49,7 +53,7 @@ class Remote:
 
     def file(self, version: int, path: str, limit_bytes: int) -> bytes:
         """One file of a release; unverified, the caller checks it."""
-        return self._request("GET", f"/releases/{version}/{path}", limit_bytes=limit_bytes)
+        return self._request("GET", f"/releases/{version}/{path}", limit_bytes=limit_bytes, total_s=_FILE_S)
 
     def join(self, secret: bytes, flower_key: str) -> Mapping[str, object]:
         """Use an invite.
@@ -60,13 +64,20 @@ class Remote:
         body = json.dumps({"secret": base64.b64encode(secret).decode(), "flower_key": flower_key}).encode()
         return _object(self._request("POST", "/join", body))
 
-    def _request(self, method: str, path: str, body: bytes | None = None, limit_bytes: int = _ANSWER_MAX_BYTES) -> bytes:
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        limit_bytes: int = _ANSWER_MAX_BYTES,
+        total_s: float = _ANSWER_S,
+    ) -> bytes:
         try:
             context = ssl.create_default_context(cadata=self.ca_pem)
         except (ssl.SSLError, ValueError) as error:
             raise _nonsense() from error
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        return _exchange(self.host, self.port, context, method, path, body, limit_bytes)
+        return _exchange(_Line(self.host, self.port, context, total_s), method, path, body, limit_bytes)
 
 
 def meet(invite: Invite) -> Remote:
@@ -80,7 +91,8 @@ def meet(invite: Invite) -> Remote:
     stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     stranger.check_hostname = False
     stranger.verify_mode = ssl.CERT_NONE
-    pem = _exchange(invite.host, invite.port, stranger, "GET", "/ca", None, _ANSWER_MAX_BYTES).decode(errors="replace")
+    line = _Line(invite.host, invite.port, stranger, _ANSWER_S)
+    pem = _exchange(line, "GET", "/ca", None, _ANSWER_MAX_BYTES).decode(errors="replace")
     try:
         matches = invite.matches(ssl.PEM_cert_to_DER_cert(pem))
     except ValueError:
@@ -93,9 +105,36 @@ def meet(invite: Invite) -> Remote:
     return Remote(invite.host, invite.port, pem)
 
 
-def _exchange(
-    host: str, port: int, context: ssl.SSLContext, method: str, path: str, body: bytes | None, limit_bytes: int
-) -> bytes:
+class _Line(http.client.HTTPSConnection):
+    """A TLS connection that is cut after a total time, whatever the other side is doing then."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, total_s: float) -> None:
+        super().__init__(host, port, timeout=_TIMEOUT_S, context=context)
+        self._tls = context
+        self._watch = threading.Timer(total_s, self._cut)
+        self._watch.daemon = True
+        self.was_cut = False
+
+    def connect(self) -> None:
+        """Connect and shake hands, with the clock running from here."""
+        plain = socket.create_connection((self.host, self.port), _TIMEOUT_S)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+        self._watch.start()
+        self.sock.do_handshake()
+
+    def close(self) -> None:
+        """Close, and stop the clock."""
+        self._watch.cancel()
+        super().close()
+
+    def _cut(self) -> None:
+        self.was_cut = True
+        with suppress(OSError):
+            # Not SSLSocket.shutdown, which pulls the TLS state from under the thread that reads.
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+
+def _exchange(line: _Line, method: str, path: str, body: bytes | None, limit_bytes: int) -> bytes:
     """One request, one bounded answer.
 
     Raises:
@@ -104,12 +143,14 @@ def _exchange(
         JoinRefusedError: the coordinator says no (HTTP 403).
         IntegrityError: an answer that makes no sense.
     """
-    connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
+    host, port = line.host, line.port
     try:
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        connection.request(method, f"{PREFIX}{path}", body, headers)
-        response = connection.getresponse()
+        line.request(method, f"{PREFIX}{path}", body, headers)
+        response = line.getresponse()
         data = response.read(limit_bytes + 1)
+        if line.was_cut:
+            raise TimeoutError("the answer took too long")
     except ssl.SSLCertVerificationError as error:
         raise WrongCoordinatorError(
             f"whoever answers at {host}:{port} cannot prove to be the coordinator ({error.verify_message})",
@@ -121,7 +162,7 @@ def _exchange(
             advice="Check the address and your network, and ask whether the coordinator is running.",
         ) from error
     finally:
-        connection.close()
+        line.close()
     if len(data) > limit_bytes:
         raise _nonsense()
     if response.status == http.client.OK:

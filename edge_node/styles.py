@@ -198,7 +198,7 @@ def _write(style: Style, files: dict[str, bytes]) -> None:
             (staging / name).write_bytes(data)
         (staging / _RECORD).write_text(json.dumps(record, indent=2))
 
-    write_folder_atomic(style.folder, fill)
+    write_folder_atomic(style.folder, fill, mode=0o700)  # the code is private, and the graphs hold its numbers too
 
 
 def _opened(folder: Path, name: str) -> Style:

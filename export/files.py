@@ -73,8 +73,13 @@ def canonical_json(value: object) -> bytes:
     return text.encode()
 
 
-def write_folder_atomic(target: Path, fill: Callable[[Path], None]) -> None:
+def write_folder_atomic(target: Path, fill: Callable[[Path], None], mode: int = 0o755) -> None:
     """Make a folder appear whole: ``fill`` writes into a sibling, which is then renamed to ``target``.
+
+    Args:
+        target: replaced as one if it exists.
+        fill: writes what belongs into the folder it is given.
+        mode: of the folder; 0o700 keeps what is in it from other users of the machine.
 
     Raises:
         ResourceError: the disk is full or not writable; nothing of the folder is left.
@@ -82,7 +87,8 @@ def write_folder_atomic(target: Path, fill: Callable[[Path], None]) -> None:
     staging = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
     aside = staging.with_suffix(".old")
     try:
-        staging.mkdir(parents=True)
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir(mode=mode)
         fill(staging)
         for path in sorted(staging.rglob("*")):  # folders too: they list the files in them
             _sync_file(path)

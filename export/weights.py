@@ -20,7 +20,16 @@ BODY_MAX_BYTES = 64 * 2**20
 def pack(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes:
     """Arrays as the bytes of a safetensors file; the same arrays give the same bytes."""
     ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
-    return safetensors.numpy.save(ordered, metadata=dict(metadata) if metadata else None)
+    return _with_metadata(safetensors.numpy.save(ordered), metadata) if metadata else safetensors.numpy.save(ordered)
+
+
+def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """With the metadata in sorted order; the library writes them in an order that changes from run to run."""
+    length = int.from_bytes(data[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + length])}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    padded = text + b" " * (-len(text) % 8)  # tensors start on a multiple of eight
+    return len(padded).to_bytes(8, "little") + padded + data[8 + length :]
 
 
 def unpack(data: bytes) -> dict[str, npt.NDArray[np.float32]]:

@@ -12,7 +12,7 @@ This module is given tensors and computes. Where the files lie, their digests an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -165,14 +165,16 @@ def _folded(
     return layer
 
 
-def gram(features: Tensor) -> Tensor:
-    """Gram matrices of feature maps, per pixel (Gatys et al. 2016, eq. 3, divided by the map's area).
+class Moments(NamedTuple):
+    """Mean (..., C) and covariance (..., C, C) of feature maps over their pixels."""
 
-    Args:
-        features: (B, C, H, W).
+    mean: Tensor
+    covariance: Tensor
 
-    Returns:
-        (B, C, C); independent of H and W for a stationary texture.
-    """
+
+def moments(features: Tensor) -> Moments:
+    """First and second moments of feature maps (B, C, H, W); independent of H and W for a stationary texture."""
     flat = features.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat.shape[2]
+    mean = flat.mean(dim=2, keepdim=True)
+    centred = flat - mean
+    return Moments(mean[:, :, 0], centred @ centred.transpose(1, 2) / flat.shape[2])

@@ -25,5 +25,6 @@ def clip(delta: Flat, bound: float) -> Flat:
         raise ValueError("the update holds numbers that are not finite")
     if length <= bound:
         return delta.astype(np.float32, copy=True)
-    # One part in a million below the bound, so that float32 rounding cannot lift the result over it.
-    return (delta * np.float32(bound / length * (1 - 1e-6))).astype(np.float32)
+    # One part in a million below the bound, so that float32 rounding cannot lift the result over it; and in float64, since
+    # a huge update has a scale below float32's normal range, where digits are lost.
+    return np.multiply(delta, bound / length * (1 - 1e-6), dtype=np.float64).astype(np.float32)

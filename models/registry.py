@@ -24,6 +24,8 @@ def modalities() -> dict[str, Modality[Any, Any]]:
     found: dict[str, Modality[Any, Any]] = {}
     for module in pkgutil.iter_modules(models.modalities.__path__):
         for modality in importlib.import_module(f"models.modalities.{module.name}").MODALITIES:
+            if modality.name in found:
+                raise RuntimeError(f"two kinds of art are called {modality.name!r}")
             found[modality.name] = modality
     return found
 

@@ -16,7 +16,8 @@ from models.update import Assignment, Flat, Update
 
 VERSION: Final = 1
 _ARRAYS, _HEADER, _FLAT = "arrays", "header", "flat"
-_MAX_NAMES_CHARACTERS = 20_000
+_MAX_NAMES_CHARACTERS: Final = 20_000
+_NPY_HEADER_MAX_BYTES: Final = 128  # numpy's, of a one-dimensional array
 
 
 class WireError(ValueError):
@@ -139,7 +140,7 @@ def _unpack(record: RecordDict, fields: Mapping[str, type]) -> tuple[Flat, Mappi
 def _flat(array: Array) -> Flat:
     if array.dtype != "float32" or len(array.shape) != 1:
         raise WireError("the array is not one row of float32")
-    if len(array.data) > 4 * array.shape[0] + 4096:
+    if len(array.data) > 4 * array.shape[0] + _NPY_HEADER_MAX_BYTES:
         raise WireError("the array is larger than its shape")
     try:
         flat = array.numpy()

@@ -1,7 +1,7 @@
 """Image style: a feed-forward network whose convolutions all artists share and whose norms carry the style.
 
 Every convolution (the *body*) is common; a style is only the scale and shift of the conditional instance norms (CIN,
-Dumoulin et al. 2017, arXiv 1610.07629): the *style code*, 736 numbers for the kiosk tier and 1,440 for the studio tier.
+Dumoulin et al. 2017, arXiv 1610.07629): the *style code*, 800 numbers for the kiosk tier and 1,504 for the studio tier.
 
 Two rules of this file:
 
@@ -26,7 +26,7 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from models.contract import Score, Signature, TensorSpec, Work
 from models.measures import ssim
-from models.perceptual import Perceptual, gram
+from models.perceptual import Moments, Perceptual, moments
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -48,6 +48,10 @@ _PHOTO_SIDE: Final = 320  # photos are fed at about this geometric mean side whi
 _SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixed pixel grid cannot hide from it
 _CONTENT_WEIGHT: Final = 1.0
 _STYLE_WEIGHT: Final = 20.0
+_COLOUR_WEIGHT: Final = 40.0
+_COLOUR_PATCH: Final = 16  # pixels a side: broad masses of colour follow the photo's, strokes inside them are free
+_LIGHTNESS_SHARE: Final = 0.25  # of a difference in lightness counts there, since shading is the artist's to choose
+_COLOUR_FLOOR: Final = 1e-3  # variance added to a photo's colours, so that a grey one is not blown up
 _IDENTITY_WEIGHT: Final = 30.0
 _SMOOTH_WEIGHT: Final = 0.3
 _GRID_WEIGHT: Final = 60.0
@@ -56,8 +60,10 @@ _GRID_WEIGHT: Final = 60.0
 class StyleNet(nn.Module):
     """The shared body with a table of style codes.
 
-    8x8 stride-4 stem, five residual blocks at quarter resolution, two PixelShuffle steps back up. Zero padding, dense
-    3x3 convolutions and nothing else: what int8 kernels are best at (figures in the README).
+    8x8 stride-4 stem, five residual blocks at quarter resolution, a PixelShuffle step up, one narrow residual block, a second
+    step. Zero padding, dense 3x3 convolutions and nothing else: what int8 kernels are best at (figures in the README). The
+    block at half resolution is what draws a stroke narrower than the stem's stride; without it, strokes are pieced together
+    from squares of four pixels.
 
     Attributes:
         codes: (N, 2 * S) the private scales and shifts, S = sum of the normed channels; row 0 first.
@@ -72,8 +78,9 @@ class StyleNet(nn.Module):
         self.stem = nn.Conv2d(3, channels, 8, stride=4, padding=2, bias=False)
         self.blocks = nn.ModuleList(_Block(channels) for _ in range(BLOCKS))
         self.to_half = _conv3(channels, 4 * _HALF_CHANNELS)
+        self.detail = _Block(_HALF_CHANNELS)
         self.to_full = nn.Conv2d(_HALF_CHANNELS, 12, 3, padding=1)
-        self.widths = (channels,) * (1 + 2 * BLOCKS) + (_HALF_CHANNELS,)
+        self.widths = (channels,) * (1 + 2 * BLOCKS) + (_HALF_CHANNELS,) * 3
         total = sum(self.widths)
         self.codes = nn.Parameter(torch.cat([torch.ones(codes, total), torch.zeros(codes, total)], dim=1))
         self.register_buffer("norm_mean", torch.zeros(codes, total))
@@ -101,6 +108,7 @@ class StyleNet(nn.Module):
         for block in self.blocks:
             x = block(x, norm)
         x = F.relu(norm(F.pixel_shuffle(self.to_half(x), 2)))
+        x = self.detail(x, norm)
         return torch.sigmoid(F.pixel_shuffle(self.to_full(x), 2))
 
 
@@ -159,7 +167,8 @@ class StyleBatch:
         photo: (B, 3, H, W) float32 in [0, 1], public, with a margin of ``_MARGIN`` pixels the loss does not look at.
         code: (B,) int64, the row of ``StyleNet.codes`` each picture is painted with.
         perceptual: the frozen network the loss looks through.
-        grams: target Gram matrices, one (B, C, C) per perceptual layer.
+        targets: moments of the works, one per perceptual layer.
+        recoloured: (B, 3, H, W) the photo with its colours moved to the artist's palette.
         weight: (B,) how much the style counts; 0 for the identity code, which is to give the photo back.
         live: norm with the picture's own statistics, else with the style's running ones.
         shift: pixels by which the loss shifts what it looks at, (down, right).
@@ -168,7 +177,8 @@ class StyleBatch:
     photo: Tensor
     code: Tensor
     perceptual: Perceptual
-    grams: list[Tensor]
+    targets: list[Moments]
+    recoloured: Tensor
     weight: Tensor
     live: bool
     shift: tuple[int, int]
@@ -195,8 +205,9 @@ class StyleLessons:
         self._batch = batch
         self._settling_steps = settling_steps
         self._emphasis = emphasis
-        self._photos = [_framed(_photo(work)) for work in material]
-        self._grams = _stacked([_targets(perceptual, works) for works in targets])
+        self._photos = [_Photo.of(work) for work in material]
+        self._targets = _stacked([_targets(perceptual, works) for works in targets])
+        self._palettes = [Palette.of([_sized(work, _STYLE_SIDE) for work in works]) if works else None for works in targets]
         self._styled = [i for i, works in enumerate(targets) if works]
         self._plain = [i for i, works in enumerate(targets) if not works]
 
@@ -204,14 +215,14 @@ class StyleLessons:
         """A seeded draw of photos, crops and codes. A code without works learns to give the photo back."""
         rng = np.random.default_rng((self._seed, step))
         codes = [self._draw_code(rng) for _ in range(self._batch)]
-        photos = [self._crop(self._photos[rng.integers(len(self._photos))], rng) for _ in codes]
+        photos = [self._photos[rng.integers(len(self._photos))].crop(self._size + 2 * _MARGIN, rng) for _ in codes]
         shift = rng.integers(_SHIFT, size=2)
         live = step < self._settling_steps or rng.random() < _LIVE_SHARE
         return self._assemble(photos, codes, live=bool(live), shift=(int(shift[0]), int(shift[1])))
 
     def exam(self) -> Iterable[StyleBatch]:
         """Every styled code, or the emphasised one, on up to four centre crops."""
-        photos = [_centre(photo, 256 + 2 * _MARGIN) for photo in self._photos[:4]]
+        photos = [photo.centre(256 + 2 * _MARGIN) for photo in self._photos[:4]]
         for code in self._styled if self._emphasis is None else [self._emphasis]:
             for photo in photos:
                 yield self._assemble([photo], [code], live=True, shift=(0, 0))
@@ -223,27 +234,87 @@ class StyleLessons:
         pool = self._plain if plain else self._styled
         return pool[rng.integers(len(pool))]
 
-    def _crop(self, photo: Tensor, rng: Generator) -> Tensor:
-        size = self._size + 2 * _MARGIN
-        top = int(rng.integers(photo.shape[1] - size + 1))
-        left = int(rng.integers(photo.shape[2] - size + 1))
-        crop = photo[:, top : top + size, left : left + size]
-        return crop.flip(2) if rng.random() < 0.5 else crop
-
-    def _assemble(self, photos: list[Tensor], codes: list[int], *, live: bool, shift: tuple[int, int]) -> StyleBatch:
+    def _assemble(self, photos: list[_Photo], codes: list[int], *, live: bool, shift: tuple[int, int]) -> StyleBatch:
         index = torch.tensor(codes)
         return StyleBatch(
-            photo=torch.stack(photos),
+            photo=torch.stack([photo.pixels for photo in photos]),
             code=index,
             perceptual=self._perceptual,
-            grams=[layer[index] for layer in self._grams],
+            targets=[Moments(layer.mean[index], layer.covariance[index]) for layer in self._targets],
+            recoloured=torch.stack([photo.recoloured(self._palettes[code]) for photo, code in zip(photos, codes, strict=True)]),
             weight=torch.tensor([float(code in self._styled) for code in codes]),
             live=live,
             shift=shift,
         )
 
 
-def _photo(work: Work, side: int = _PHOTO_SIDE) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """Mean (3,) and covariance (3, 3) of the colours of some pictures, each picture counting the same."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, pictures: Sequence[Tensor]) -> Palette:
+        """From pictures (3, H, W) of any sizes."""
+        means = torch.stack([picture.mean(dim=(1, 2)) for picture in pictures])
+        squares = torch.stack([picture.flatten(1) @ picture.flatten(1).T / picture[0].numel() for picture in pictures])
+        mean = means.mean(dim=0)
+        return cls(mean, squares.mean(dim=0) - torch.outer(mean, mean) + _COLOUR_FLOOR * torch.eye(3))
+
+    def moved_to(self, other: Palette) -> Tensor:
+        """The (3, 3) map that turns these colours into the other's with the least movement.
+
+        Monge-Kantorovitch colour transfer (Pitié and Kokaram 2007, "The linear Monge-Kantorovitch linear colour mapping
+        for example-based colour transfer", eq. 13).
+        """
+        root = _power(self.covariance, 0.5)
+        back = _power(self.covariance, -0.5)
+        return back @ _power(root @ other.covariance @ root, 0.5) @ back
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Of a symmetric positive definite matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    power: Tensor = vectors @ torch.diag(values.clamp_min(1e-9) ** exponent) @ vectors.T
+    return power
+
+
+@dataclass(frozen=True, slots=True)
+class _Photo:
+    """Public pixels (3, H, W) in [0, 1] with a margin around, and the palette of the whole photo they are from."""
+
+    pixels: Tensor
+    palette: Palette
+
+    @classmethod
+    def of(cls, work: Work) -> _Photo:
+        """At the training scale, its edge repeated outwards as when painting."""
+        picture = _sized(work, _PHOTO_SIDE)
+        return cls(F.pad(picture[None], (_MARGIN,) * 4, mode="replicate")[0], Palette.of([picture]))
+
+    def crop(self, size: int, rng: Generator) -> _Photo:
+        top = int(rng.integers(self.pixels.shape[1] - size + 1))
+        left = int(rng.integers(self.pixels.shape[2] - size + 1))
+        crop = self.pixels[:, top : top + size, left : left + size]
+        return _Photo(crop.flip(2) if rng.random() < 0.5 else crop, self.palette)
+
+    def centre(self, size: int) -> _Photo:
+        height, width = (min(size, side) // 4 * 4 for side in self.pixels.shape[1:])
+        top, left = (self.pixels.shape[1] - height) // 2, (self.pixels.shape[2] - width) // 2
+        return _Photo(self.pixels[:, top : top + height, left : left + width], self.palette)
+
+    def recoloured(self, palette: Palette | None) -> Tensor:
+        """These pixels in another palette, kept within [0, 1]."""
+        if palette is None:
+            return self.pixels
+        centred = self.pixels - self.palette.mean[:, None, None]
+        moved = torch.einsum("ij,jhw->ihw", self.palette.moved_to(palette), centred)
+        return (moved + palette.mean[:, None, None]).clamp(0, 1)
+
+
+def _sized(work: Work, side: int) -> Tensor:
     """(H, W, 3) uint8 → (3, h, w) float32 in [0, 1] with a geometric mean side of ``side`` and no side under 192."""
     picture = torch.tensor(work).permute(2, 0, 1)[None].float() / 255.0
     height, width = picture.shape[2:]
@@ -252,22 +323,14 @@ def _photo(work: Work, side: int = _PHOTO_SIDE) -> Tensor:
     return F.interpolate(picture, size=size, mode="bicubic", antialias=True).clamp(0, 1)[0]
 
 
-def _framed(photo: Tensor) -> Tensor:
-    """With its edge repeated outwards, as when painting."""
-    return F.pad(photo[None], (_MARGIN,) * 4, mode="replicate")[0]
-
-
-def _centre(photo: Tensor, size: int) -> Tensor:
-    height, width = (min(size, side) // 4 * 4 for side in photo.shape[1:])
-    top, left = (photo.shape[1] - height) // 2, (photo.shape[2] - width) // 2
-    return photo[:, top : top + height, left : left + width]
-
-
 @torch.no_grad()
-def _targets(perceptual: Perceptual, works: Sequence[Work]) -> list[Tensor]:
-    """The mean Gram matrices of an artist's works: each work counts the same, whatever its size."""
-    per_work = [[gram(f)[0] for f in _two_scales(perceptual, _photo(work, _STYLE_SIDE)[None])] for work in works]
-    return [torch.stack(layer).mean(dim=0) for layer in zip(*per_work, strict=True)]
+def _targets(perceptual: Perceptual, works: Sequence[Work]) -> list[Moments]:
+    """The mean moments of an artist's works: each work counts the same, whatever its size."""
+    per_work = [[moments(f) for f in _two_scales(perceptual, _sized(work, _STYLE_SIDE)[None])] for work in works]
+    return [
+        Moments(torch.cat([m.mean for m in layer]).mean(dim=0), torch.cat([m.covariance for m in layer]).mean(dim=0))
+        for layer in zip(*per_work, strict=True)
+    ]
 
 
 def _two_scales(perceptual: Perceptual, picture: Tensor) -> list[Tensor]:
@@ -275,11 +338,15 @@ def _two_scales(perceptual: Perceptual, picture: Tensor) -> list[Tensor]:
     return [*perceptual.features(picture), *perceptual.features(F.avg_pool2d(picture, 2))]
 
 
-def _stacked(targets: Sequence[list[Tensor]]) -> list[Tensor]:
-    """One (N, C, C) tensor per layer; a code without works gets zeros, which carry no weight."""
+def _stacked(targets: Sequence[list[Moments]]) -> list[Moments]:
+    """The moments of all codes, layer by layer; a code without works gets zeros, which carry no weight."""
     shapes = next((t for t in targets if t), [])
     return [
-        torch.stack([target[i] if target else torch.zeros_like(like) for target in targets]) for i, like in enumerate(shapes)
+        Moments(
+            torch.stack([target[i].mean if target else torch.zeros_like(like.mean) for target in targets]),
+            torch.stack([target[i].covariance if target else torch.zeros_like(like.covariance) for target in targets]),
+        )
+        for i, like in enumerate(shapes)
     ]
 
 
@@ -310,11 +377,12 @@ class StyleObjective:
         deepest = len(painted) // 2 - 1
         styled = batch.weight
         content = (_whitened(painted[deepest]) - _whitened(original)).square().mean(dim=(1, 2, 3))
-        style = _style_distance(painted, batch.grams)
+        style = _style_distance(painted, batch.targets)
+        colour = _colour_distance(picture, _without_margin(batch.recoloured))
         identity = (picture - photo).abs().mean(dim=(1, 2, 3))
         smooth = _roughness(picture)
         return torch.mean(
-            styled * (_CONTENT_WEIGHT * content + _STYLE_WEIGHT * style + _SMOOTH_WEIGHT * smooth)
+            styled * (_CONTENT_WEIGHT * content + _STYLE_WEIGHT * style + _COLOUR_WEIGHT * colour + _SMOOTH_WEIGHT * smooth)
             + _GRID_WEIGHT * _grid(picture)
             + (1 - styled) * (content + _IDENTITY_WEIGHT * identity)
         )
@@ -354,13 +422,29 @@ def _grid(picture: Tensor, period: int = 4, blocks: int = 8) -> Tensor:
     return size
 
 
-def _style_distance(painted: Sequence[Tensor], grams: Sequence[Tensor]) -> Tensor:
-    """Squared Gram distance relative to the target's own size, averaged over layers: (B,)."""
-    layers = [
-        (gram(f) - target).square().sum(dim=(1, 2)) / target.square().sum(dim=(1, 2)).clamp_min(1e-6)
-        for f, target in zip(painted, grams, strict=True)
-    ]
+def _style_distance(painted: Sequence[Tensor], targets: Sequence[Moments]) -> Tensor:
+    """Squared distance of means and of covariances, each relative to the target's own size, over all layers: (B,).
+
+    Covariances and not Gram matrices: after a ReLU the means are large, and in a Gram matrix they would drown the
+    correlations that make a stroke (Novak and Nikulin 2016, arXiv 1605.04603, section 3.2, "activation shift").
+    """
+    layers = []
+    for features, target in zip(painted, targets, strict=True):
+        seen = moments(features)
+        mean = (seen.mean - target.mean).square().sum(dim=1) / target.mean.square().sum(dim=1).clamp_min(1e-6)
+        difference = (seen.covariance - target.covariance).square().sum(dim=(1, 2))
+        covariance = difference / target.covariance.square().sum(dim=(1, 2)).clamp_min(1e-6)
+        layers.append((mean + covariance) / 2)
     return torch.stack(layers).mean(dim=0)
+
+
+def _colour_distance(picture: Tensor, recoloured: Tensor) -> Tensor:
+    """Mean squared difference of the broad masses of colour, lightness counting less than hue: (B,)."""
+    difference = F.avg_pool2d(picture - recoloured, _COLOUR_PATCH)
+    lightness = difference.mean(dim=1, keepdim=True)
+    weighted = difference - (1 - _LIGHTNESS_SHARE) * lightness
+    distance: Tensor = weighted.square().mean(dim=(1, 2, 3))
+    return distance
 
 
 def _whitened(features: Tensor) -> Tensor:
@@ -392,7 +476,7 @@ def _observe_inplace(net: StyleNet, codes: Tensor, mean: Tensor, variance: Tenso
 
 def is_body(parameter: str) -> bool:
     """Whether the tensor of that name is part of the shared body: the convolutions, and only they."""
-    return parameter.split(".", maxsplit=1)[0] in ("stem", "blocks", "to_half", "to_full")
+    return parameter.split(".", maxsplit=1)[0] in ("stem", "blocks", "to_half", "detail", "to_full")
 
 
 class ExactGraph(nn.Module):
@@ -455,14 +539,14 @@ class StyleModality:
             medium="image",
             sampler="feed-forward",
             content=TensorSpec("photo", "uint8", picture),
-            code=TensorSpec("code", "float32", (1, 2 * (self.channels * (1 + 2 * BLOCKS) + _HALF_CHANNELS))),
+            code=TensorSpec("code", "float32", (1, 2 * (self.channels * (1 + 2 * BLOCKS) + 3 * _HALF_CHANNELS))),
             output=TensorSpec("picture", "uint8", picture),
             multiple=4,
             margin=_MARGIN,
         )
 
     def build(self, seed: int, codes: int = 1) -> StyleNet:
-        """See ``Modality.build``: He initialisation; the PixelShuffle layers start without a checkerboard."""
+        """See ``Modality.build``: He initialisation; the PixelShuffle layers start without a grid."""
         generator = torch.Generator().manual_seed(seed)
         net = StyleNet(self.channels, codes)
         for conv in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
@@ -523,31 +607,64 @@ class StyleModality:
         styles, contents = [], []
         for batch in batches:
             picture, photo = (_without_margin(p) for p in (net(batch.photo, net.codes[batch.code])[0], batch.photo))
-            styles.append(_style_distance(_two_scales(batch.perceptual, picture), batch.grams).mean().item())
+            styles.append(_style_distance(_two_scales(batch.perceptual, picture), batch.targets).mean().item())
             contents += [ssim(a, b) for a, b in zip(_pixels(photo), _pixels(picture), strict=True)]
         return Score(style=float(np.mean(styles)), content=float(np.mean(contents)))
 
 
+@torch.no_grad()
 def _smooth_shuffle_inplace(conv: nn.Conv2d, gain: float = 1.0) -> None:
-    """ICNR (Aitken et al. 2017, arXiv 1707.02937): the four sub-pixels of a PixelShuffle start out equal."""
-    with torch.no_grad():
-        conv.weight.copy_(conv.weight[::4].repeat_interleave(4, dim=0) * gain)
+    """Start a PixelShuffle layer as a mix of its inputs, enlarged bilinearly.
+
+    ICNR (Aitken et al. 2017, arXiv 1707.02937) starts with the nearest neighbour instead, and squares stay for thousands of
+    steps.
+    """
+    mix = conv.weight[::4].sum(dim=(2, 3)) * gain
+    near, far = torch.tensor([0.25, 0.75, 0.0]), torch.tensor([0.0, 0.75, 0.25])
+    kernels = torch.stack([torch.outer(down, right) for down in (near, far) for right in (near, far)])
+    conv.weight.copy_(torch.einsum("oi,phw->opihw", mix, kernels).reshape(conv.weight.shape))
 
 
 @torch.no_grad()
 def _even_phases_inplace(conv: nn.Conv2d) -> None:
-    """Give the four sub-pixels of each PixelShuffle channel the same answer to a flat input.
+    """Make a 3x3 convolution before a PixelShuffle(2) answer a flat input flat and a slope with a slope.
 
-    Otherwise every flat area carries a fixed pattern of the upscaling's period (Sugawara et al. 2018, arXiv 1806.02658,
-    remove it with a filter after the upscaling; asking it of the weights costs nothing when painting). The set of such
-    weights is linear, so averages and sums of constrained bodies are constrained too.
+    Otherwise smooth areas carry a fixed pattern of the upscaling's period (Sugawara et al. 2018, arXiv 1806.02658, remove
+    it with a filter after the upscaling; asking it of the weights costs nothing when painting). The set of such weights is
+    linear, so averages and sums of constrained bodies are constrained too.
     """
-    phases = conv.weight.view(-1, 4, *conv.weight.shape[1:])
-    sums = phases.sum(dim=(3, 4), keepdim=True)
-    phases -= (sums - sums.mean(dim=1, keepdim=True)) / (conv.kernel_size[0] * conv.kernel_size[1])
+    weight = conv.weight.view(-1, 4, conv.in_channels, 9).permute(0, 2, 1, 3).reshape(-1, 36)
+    even = (weight @ _EVEN.to(weight.dtype)).view(-1, conv.in_channels, 4, 9).permute(0, 2, 1, 3)
+    conv.weight.copy_(even.reshape(conv.weight.shape))
     if conv.bias is not None:
         biases = conv.bias.view(-1, 4)
         biases.copy_(biases.mean(dim=1, keepdim=True).expand_as(biases))
+
+
+def _even_projector() -> Tensor:
+    """(36, 36) orthogonal projector onto the 3x3 kernels of four phases that leave no grid on flats and slopes.
+
+    With x[i] = 1 each phase must answer the same. With x[i] = i along an axis, phase p of that axis must answer
+    sum(w) * (i + p / 2) + c: half a step of the coarse grid further on, half of its rise higher.
+    """
+    taps = torch.arange(-1.0, 2.0, dtype=torch.float64)
+    flat = torch.ones(9, dtype=torch.float64)
+    slopes = taps[:, None].expand(3, 3).reshape(9), taps[None, :].expand(3, 3).reshape(9)
+    conditions = []
+    for phase in range(1, 4):
+        for axis, moment in ((None, flat), (0, slopes[0]), (1, slopes[1])):
+            row = torch.zeros(4, 9, dtype=torch.float64)
+            row[phase] += moment
+            row[0] -= moment
+            if axis is not None and (phase >> (1 - axis)) & 1:
+                row -= 0.5 * flat / 4  # the mean of the phases' sums, which are equal
+            conditions.append(row.flatten())
+    basis = torch.linalg.qr(torch.stack(conditions).T)[0]
+    projector: Tensor = torch.eye(36, dtype=torch.float64) - basis @ basis.T
+    return projector
+
+
+_EVEN: Final = _even_projector()
 
 
 def _pixels(pictures: Tensor) -> list[Work]:

@@ -77,6 +77,30 @@ def test_an_invite_is_good_once(hub: CoordinatorHome, client: Asgi, flower: Regi
     assert len(flower.keys) == len(Store(hub.database).nodes()) == 1
 
 
+def test_an_answer_that_was_lost_is_given_again(hub: CoordinatorHome, client: Asgi, flower: Registry) -> None:
+    secret = invite(hub)
+
+    first, second = (join(client, joining(secret)) for _ in range(2))
+
+    assert (second.status, second.json()) == (200, first.json())
+    assert len(flower.keys) == len(Store(hub.database).nodes()) == 1
+    assert [entry["what"] for entry in Ledger(hub.ledger_file).entries()].count("joined") == 1
+
+
+def test_flower_is_not_told_of_a_key_whose_owner_chose_a_taken_name(
+    hub: CoordinatorHome, client: Asgi, flower: Registry
+) -> None:
+    join(client, joining(invite(hub, "Ada")))
+
+    answer = join(client, joining(invite(hub, "Ada"), "ecdsa-sha2-nistp384 BBBB"))
+
+    assert (answer.status, answer.json()["error"]) == (
+        403,
+        "there is a member called 'Ada', or with this machine's key, already",
+    )
+    assert set(flower.keys) == {KEY.encode()}
+
+
 def test_a_guessed_secret_joins_nobody(hub: CoordinatorHome, client: Asgi, flower: Registry) -> None:
     invite(hub)
 

@@ -65,7 +65,7 @@ def test_an_invite_names_the_authority_the_address_and_a_secret_that_is_kept(hub
 
     assert invite.matches(pki.ca_der(hub))
     assert (invite.host, invite.port) == ("127.0.0.1", 4433)
-    assert Store(hub.database).use_invite(invite.secret, 0.0) == ("Ada", "gallery")
+    assert Store(hub.database).use_invite(invite.secret, "a key", 0.0) == ("Ada", "gallery")
 
 
 def test_two_invites_are_never_the_same(hub: CoordinatorHome) -> None:

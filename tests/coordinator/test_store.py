@@ -10,6 +10,7 @@ from coordinator.errors import JoinRefusedError
 from coordinator.store import Answer, Round, Store
 
 SECRET = b"ten bytes!"
+KEY = "ecdsa-sha2-nistp384 AAAA"
 BIG = 2**64 - 1
 """The largest node id Flower hands out; SQLite's integers end at half of it."""
 
@@ -26,15 +27,15 @@ def answer(node_id: int = 1, *, accepted: bool = True, reason: str = "") -> Answ
 def test_an_invite_gives_the_name_and_role_it_was_made_for(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "gallery", expires=100.0)
 
-    assert store.use_invite(SECRET, now=99.0) == ("Ada", "gallery")
+    assert store.use_invite(SECRET, KEY, now=99.0) == ("Ada", "gallery")
 
 
 def test_an_invite_is_good_once(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
-    store.use_invite(SECRET, now=1.0)
+    store.use_invite(SECRET, KEY, now=1.0)
 
     with pytest.raises(JoinRefusedError, match="has been used already") as caught:
-        store.use_invite(SECRET, now=2.0)
+        store.use_invite(SECRET, KEY, now=2.0)
 
     assert "sfumato-coordinator invite" in caught.value.advice
 
@@ -45,7 +46,7 @@ def test_of_two_who_use_an_invite_at_once_one_gets_it(store: Store) -> None:
 
     def use() -> None:
         try:
-            store.use_invite(SECRET, now=1.0)
+            store.use_invite(SECRET, KEY, now=1.0)
             outcomes.append("got it")
         except JoinRefusedError:
             outcomes.append("refused")
@@ -64,25 +65,48 @@ def test_an_invite_expires_when_it_says(store: Store, now: float, *, is_good: bo
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
 
     if is_good:
-        store.use_invite(SECRET, now)
+        store.use_invite(SECRET, KEY, now)
     else:
         with pytest.raises(JoinRefusedError, match="expired"):
-            store.use_invite(SECRET, now)
+            store.use_invite(SECRET, KEY, now)
 
 
 def test_an_unknown_secret_is_refused(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
 
     with pytest.raises(JoinRefusedError, match="does not know that invite"):
-        store.use_invite(b"ten byteS!", now=1.0)
+        store.use_invite(b"ten byteS!", KEY, now=1.0)
+
+
+@pytest.mark.parametrize(("alias", "key"), [("Ada", "another key"), ("Berthe", KEY)])
+def test_an_invite_is_not_used_up_by_one_whose_name_or_key_is_taken(store: Store, alias: str, key: str) -> None:
+    store.add_node(1, alias, "artist", key)
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+
+    with pytest.raises(JoinRefusedError, match="or with this machine's key, already"):
+        store.use_invite(SECRET, KEY, now=1.0)
+
+    with pytest.raises(JoinRefusedError, match="or with this machine's key, already"):  # and not "used already"
+        store.use_invite(SECRET, KEY, now=1.0)
+
+
+def test_whoever_joined_with_an_invite_is_known_by_it_and_the_key(store: Store) -> None:
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+    assert store.joined_with(SECRET, KEY) is None
+    store.use_invite(SECRET, KEY, now=1.0)
+    member = store.add_node(BIG, "Ada", "artist", KEY)
+
+    assert store.joined_with(SECRET, KEY) == member
+    assert store.joined_with(SECRET, "another key") is None
+    assert store.joined_with(b"ten byteS!", KEY) is None
 
 
 def test_an_invite_can_be_given_back(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
-    store.use_invite(SECRET, now=1.0)
+    store.use_invite(SECRET, KEY, now=1.0)
     store.release_invite(SECRET)
 
-    assert store.use_invite(SECRET, now=2.0) == ("Ada", "artist")
+    assert store.use_invite(SECRET, KEY, now=2.0) == ("Ada", "artist")
 
 
 def test_the_secret_itself_is_not_kept(store: Store, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,34 @@ def test_one_who_takes_too_long_is_nobody(hub: CoordinatorHome, monkeypatch: pyt
     # It accepts, and never says a word.
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(NoCoordinatorError):
         remote.meet(invited(hub, listener.getsockname()[1]))
+
+
+@pytest.mark.parametrize("shakes_hands", [True, False])
+def test_one_who_drips_bytes_for_ever_is_cut_off(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, *, shakes_hands: bool
+) -> None:
+    # Each byte comes well within the wait for the next bytes; only the total ends it.
+    monkeypatch.setattr(remote, "_ANSWER_S", 0.5)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(hub.server_certificate, hub.server_key)
+    over = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            line = context.wrap_socket(connection, server_side=True) if shakes_hands else connection
+            # A TLS record of 16 kB that comes byte by byte, or headers that do.
+            line.sendall(b"HTTP/1.1 200 OK\r\nX-Endless: " if shakes_hands else b"\x16\x03\x03\x40\x00")
+            while not over.wait(0.02):
+                line.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,), daemon=True)
+        thread.start()
+        with pytest.raises(NoCoordinatorError, match="nobody answers"):
+            remote.meet(invited(hub, listener.getsockname()[1]))
+        over.set()
+        thread.join()
 
 
 def _answer_once(listener: socket.socket, data: bytes) -> None:

@@ -96,6 +96,52 @@ def test_a_full_disk_is_told_and_leaves_no_half_line(ledger: Ledger, monkeypatch
     assert len(ledger.entries()) == 6
 
 
+@pytest.mark.parametrize("part", [b"{", b'{"before":"00', b"\xff"])
+def test_what_a_crash_left_of_a_line_was_never_written(ledger: Ledger, part: bytes) -> None:
+    before = ledger.path.read_bytes()
+    ledger.path.write_bytes(before + part)
+
+    assert len(ledger.entries()) == 5
+    ledger.append({"what": "update", "round": 5})
+
+    assert [entry["round"] for entry in ledger.entries()] == [0, 1, 2, 3, 4, 5]
+    assert ledger.path.read_bytes().startswith(before)
+
+
+def test_the_first_line_may_be_the_one_a_crash_cut_off(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.path.write_bytes(b'{"wh')
+
+    ledger.append({"what": "update"})
+
+    assert [entry["what"] for entry in ledger.entries()] == ["update"]
+
+
+def test_a_line_longer_than_any_of_ours_is_not_read_to_its_end(ledger: Ledger) -> None:
+    with ledger.path.open("ab") as file:
+        file.write(b"x" * 200_000)
+
+    with pytest.raises(IntegrityError, match=r"changed at line 6$"):
+        ledger.entries()
+
+
+def test_a_line_that_could_not_be_read_back_is_not_written(ledger: Ledger) -> None:
+    before = ledger.path.read_bytes()
+
+    with pytest.raises(ValueError, match="too long"):
+        ledger.append({"tensors": ["x" * 70_000]})
+
+    assert ledger.path.read_bytes() == before
+
+
+def test_a_long_ledger_is_added_to_by_its_end_alone(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for number in range(200):
+        ledger.append({"number": number, "filling": "x" * 1000})
+
+    assert [entry["number"] for entry in ledger.entries()] == list(range(200))
+
+
 def test_two_who_write_at_once_break_no_link(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
 

@@ -32,7 +32,7 @@ def is_running(pid: int) -> bool:
     """Whether a process exists and is no zombie (nobody may reap orphans in a container)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before the file was opened, or before it was read
         return False
 
 

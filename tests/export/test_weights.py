@@ -58,6 +58,17 @@ def test_metadata_is_read_back() -> None:
     assert metadata_of(data) == {"artist": "Änne", "body": "ab" * 32}
 
 
+def test_metadata_comes_out_in_the_same_bytes_whatever_their_order() -> None:
+    notes = {f"note {number}": "ä" * number for number in range(20)}
+
+    packed = pack({"x": np.ones(3, np.float32)}, notes)
+
+    assert packed == pack({"x": np.ones(3, np.float32)}, dict(reversed(notes.items())))
+    assert metadata_of(packed) == notes
+    assert (unpack(packed)["x"] == 1).all()
+    assert int.from_bytes(packed[:8], "little") % 8 == 0
+
+
 def test_a_file_without_metadata_has_none() -> None:
     assert metadata_of(pack({"a": np.zeros(1, np.float32)})) == {}
 

@@ -332,7 +332,7 @@ def plain_signature() -> dict[str, Any]:
         "multiple": 4,
         "margin": 16,
         "content": picture,
-        "code": {"name": "code", "dtype": "float32", "shape": [1, 736]},
+        "code": {"name": "code", "dtype": "float32", "shape": [1, 800]},
         "output": {**picture, "name": "picture"},
     }
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
-from models.perceptual import EfficientNetLite0, Perceptual, Vgg19, gram
+from models.perceptual import EfficientNetLite0, Perceptual, Vgg19, moments
 from tests.tiny import Glass
 
 VGG_WIDTHS = {
@@ -178,22 +178,34 @@ def test_vgg19_without_one_of_its_tensors_is_not_built(vgg_tensors: dict[str, Te
         Vgg19(vgg_tensors)
 
 
-def test_gram_is_the_mean_product_of_every_two_channels(generator: torch.Generator) -> None:
-    features = torch.randn((2, 5, 4, 6), generator=generator)
+def test_moments_are_mean_and_covariance_over_the_pixels(generator: torch.Generator) -> None:
+    features = torch.randn((2, 5, 4, 6), generator=generator) + 3.0
 
-    expected = torch.einsum("bchw,bdhw->bcd", features, features) / (4 * 6)
+    found = moments(features)
 
-    assert torch.allclose(gram(features), expected, rtol=1e-5, atol=1e-6)
+    for one, mean, covariance in zip(features, found.mean, found.covariance, strict=True):
+        assert torch.allclose(mean, one.mean(dim=(1, 2)), rtol=1e-5)
+        assert torch.allclose(covariance, torch.cov(one.flatten(1), correction=0), rtol=1e-4, atol=1e-5)
 
 
-def test_gram_of_a_texture_does_not_depend_on_how_much_of_it_is_seen(generator: torch.Generator) -> None:
+def test_moments_of_a_texture_do_not_depend_on_how_much_of_it_is_seen(generator: torch.Generator) -> None:
     tile = torch.randn((1, 5, 4, 4), generator=generator)
 
-    assert torch.allclose(gram(tile), gram(tile.repeat(1, 1, 3, 5)), rtol=1e-4, atol=1e-6)
+    for little, much in zip(moments(tile), moments(tile.repeat(1, 1, 3, 5)), strict=True):
+        assert torch.allclose(little, much, rtol=1e-4, atol=1e-6)
 
 
-def test_gram_does_not_know_where_anything_is(generator: torch.Generator) -> None:
+def test_moments_do_not_know_where_anything_is(generator: torch.Generator) -> None:
     features = torch.randn((1, 5, 4, 6), generator=generator)
     shuffled = features.flatten(2)[..., torch.randperm(24, generator=generator)].view_as(features)
 
-    assert torch.allclose(gram(features), gram(shuffled), rtol=1e-4, atol=1e-6)
+    for one, other in zip(moments(features), moments(shuffled), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_brighter_texture_has_another_mean_and_the_same_covariance(generator: torch.Generator) -> None:
+    features = torch.randn((1, 5, 8, 8), generator=generator)
+    dark, bright = moments(features), moments(features + 10.0)
+
+    assert torch.allclose(bright.mean - dark.mean, torch.tensor(10.0), rtol=1e-4)
+    assert torch.allclose(bright.covariance, dark.covariance, atol=1e-4)

@@ -39,6 +39,16 @@ def test_the_refusal_says_what_is_installed() -> None:
         registry.find("nothing")
 
 
+def test_two_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("models.modalities.mosaic")
+    module.MODALITIES = (SimpleNamespace(name="mosaic"), SimpleNamespace(name="mosaic"))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(pkgutil, "iter_modules", lambda _path: [SimpleNamespace(name="mosaic")])
+
+    with pytest.raises(RuntimeError, match="two kinds of art are called 'mosaic'"):
+        registry.modalities.__wrapped__()
+
+
 def test_a_new_file_in_the_folder_is_all_a_new_modality_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("models.modalities.mosaic")
     module.MODALITIES = (SimpleNamespace(name="mosaic"),)  # type: ignore[attr-defined]

@@ -1,8 +1,17 @@
 """What the style modality promises beyond the contract."""
 
-import torch
+import itertools
 
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the customary name
+
+from models import registry
 from models.modalities import style
+from models.modalities.style import Palette
+from models.perceptual import Moments, moments
 
 
 def gradient() -> torch.Tensor:
@@ -27,3 +36,126 @@ def test_a_pattern_of_another_period_is_no_grid() -> None:
     columns = torch.arange(128.0)
     pattern = 0.05 * torch.sin(2 * torch.pi * columns / 32)
     assert style._grid(gradient() + pattern).item() < 1e-3
+
+
+# --- The upscaling ------------------------------------------------------------------------------------------------------
+
+
+def slope(down: float, right: float, side: int = 12) -> torch.Tensor:
+    steps = torch.arange(float(side))
+    return (1.0 + down * steps[:, None] + right * steps[None, :])[None, None]
+
+
+@pytest.mark.parametrize(("down", "right"), list(itertools.product((0.0, 1.0, -2.0), (0.0, 1.0, 3.0))))
+def test_after_the_constraint_flats_and_slopes_come_out_of_the_upscaling_without_a_grid(down: float, right: float) -> None:
+    torch.manual_seed(3)
+    conv = nn.Conv2d(2, 8, 3, padding=1)
+    features = slope(down, right).expand(1, 2, -1, -1)
+
+    def bends() -> float:
+        upscaled = F.pixel_shuffle(conv(features), 2)[..., 4:-4, 4:-4].detach()
+        return max(upscaled.diff(n=2, dim=axis).abs().max().item() for axis in (2, 3))
+
+    before = bends()
+    style._even_phases_inplace(conv)
+
+    assert before > 0.1  # the control: any other weights do leave one
+    assert bends() < 1e-4
+
+
+def test_the_constraint_changes_nothing_that_meets_it_and_holds_for_sums() -> None:
+    torch.manual_seed(3)
+    one, other = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
+    style._even_phases_inplace(one)
+    style._even_phases_inplace(other)
+    total = nn.Conv2d(4, 8, 3)
+    with torch.no_grad():
+        total.weight.copy_(0.3 * one.weight + 2.0 * other.weight)
+        kept = total.weight.clone()
+    style._even_phases_inplace(total)
+
+    assert torch.allclose(total.weight, kept, atol=1e-6)
+    assert kept.abs().max() > 0.05
+
+
+@pytest.mark.parametrize("tier", ["style-kiosk", "style-studio"])
+def test_a_new_body_meets_the_constraint_already(tier: str) -> None:
+    net = registry.find(tier).build(seed=7)
+
+    for conv in (net.to_half, net.to_full):
+        before = conv.weight.detach().clone()
+        style._even_phases_inplace(conv)
+        assert torch.allclose(conv.weight, before, atol=1e-6)
+
+
+# --- The palette --------------------------------------------------------------------------------------------------------
+
+
+def colours(seed: int, mean: tuple[float, float, float], spread: float) -> torch.Tensor:
+    """(3, 40, 50) correlated colours."""
+    rng = np.random.default_rng(seed)
+    mixed = rng.normal(size=(3, 3)) @ rng.uniform(-1, 1, size=(3, 2000))
+    return (torch.tensor(mean)[:, None] + spread * torch.tensor(mixed).float()).view(3, 40, 50)
+
+
+def test_a_photo_in_another_palette_has_its_mean_and_covariance() -> None:
+    photo, work = colours(1, (0.5, 0.4, 0.6), 0.4), colours(2, (0.6, 0.5, 0.3), 0.3)
+    own, other = Palette.of([photo]), Palette.of([work])
+
+    moved = own.moved_to(other) @ (photo.flatten(1) - own.mean[:, None]) + other.mean[:, None]
+
+    assert torch.allclose(moved.mean(dim=1), work.flatten(1).mean(dim=1), atol=1e-4)
+    # The floor that keeps a grey photo from being blown up takes a little of the spread away.
+    wanted = torch.cov(work.flatten(1), correction=0)
+    assert torch.allclose(torch.cov(moved, correction=0), wanted, atol=0.02 * wanted.abs().max().item())
+
+
+def test_a_palette_moved_to_itself_stays() -> None:
+    palette = Palette.of([colours(1, (0.5, 0.4, 0.6), 0.05)])
+
+    assert torch.allclose(palette.moved_to(palette), torch.eye(3), atol=1e-4)
+
+
+def test_every_work_counts_the_same_in_a_palette_whatever_its_size() -> None:
+    red, blue = torch.zeros(3, 10, 10), torch.zeros(3, 60, 60)
+    red[0], blue[2] = 1.0, 1.0
+
+    assert torch.allclose(Palette.of([red, blue]).mean, torch.tensor([0.5, 0.0, 0.5]))
+
+
+def test_a_grey_photo_is_not_blown_up_into_colours_it_does_not_have() -> None:
+    noise = torch.tensor(np.random.default_rng(0).normal(0.5, 0.004, (3, 64, 64))).float()
+    grey, vivid = Palette.of([noise]), Palette.of([colours(2, (0.5, 0.5, 0.5), 0.2)])
+
+    moved = grey.moved_to(vivid) @ (noise.flatten(1) - grey.mean[:, None])
+
+    assert moved.std() < 0.1
+
+
+def test_broad_masses_of_another_hue_cost_more_than_another_lightness_and_strokes_cost_nothing() -> None:
+    flat = torch.full((1, 3, 64, 64), 0.5)
+    hue, lightness, strokes = flat.clone(), flat + 0.1, flat.clone()
+    hue[:, 0] += 0.1
+    hue[:, 2] -= 0.1
+    strokes[..., ::2] += 0.1
+    strokes[..., 1::2] -= 0.1
+
+    assert style._colour_distance(flat, flat).item() == 0
+    assert style._colour_distance(hue, flat).item() > 5 * style._colour_distance(lightness, flat).item() > 0
+    assert style._colour_distance(strokes, flat).item() < 1e-9
+
+
+# --- The distance -------------------------------------------------------------------------------------------------------
+
+
+def test_the_style_distance_is_nothing_to_itself_and_relative_to_the_target() -> None:
+    features = [torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(1))]
+    seen = [moments(f) for f in features]
+    loud = [features[0] * 10]
+    twice = [Moments(2 * m.mean, 2 * m.covariance) for m in seen]
+
+    assert style._style_distance(features, seen).item() < 1e-9
+    assert abs(style._style_distance(features, twice).item() - 0.25) < 1e-4
+    # Ten times the contrast against its own target doubled: the same distance, however loud the style.
+    louder = [Moments(2 * m.mean, 2 * m.covariance) for m in (moments(f) for f in loud)]
+    assert abs(style._style_distance(loud, louder).item() - 0.25) < 1e-4
