@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -14,7 +13,7 @@ from coordinator import publish, service
 from coordinator.config import Home, find_home
 from coordinator.store import Role, Store
 from export import console
-from export.console import HOME_HELP, JSON_HELP
+from export.console import DEBUG, HomeOption, JsonOption
 from export.errors import UsageError
 from export.release import CARD
 from export.signing import VerifiedRelease
@@ -27,11 +26,6 @@ app = typer.Typer(
 )
 release_app = typer.Typer(no_args_is_help=True, help="Signed releases.")
 app.add_typer(release_app, name="release")
-
-HomeOption = Annotated[Path | None, typer.Option("--home", help=HOME_HELP)]
-JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
-
-DEBUG: Final = bool(os.environ.get("SFUMATO_DEBUG"))
 
 
 @app.command()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import platformdirs
 
 from coordinator.errors import NoCoordinatorError
 from export import settings
@@ -135,8 +132,4 @@ class Home:
 
 def find_home(given: Path | None) -> Home:
     """The folder from the command line, else from SFUMATO_COORDINATOR_HOME, else the platform's data folder."""
-    if given is not None:
-        return Home(given.resolve())
-    if HOME_VARIABLE in os.environ:
-        return Home(Path(os.environ[HOME_VARIABLE]).resolve())
-    return Home(Path(platformdirs.user_data_dir("sfumato-coordinator")))
+    return Home(settings.home_folder(given, HOME_VARIABLE, "sfumato-coordinator"))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import getpass
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,7 +23,7 @@ from edge_node.config import Config, Home, checked_name, find_home
 from edge_node.errors import BadPictureError, NoWorksError
 from edge_node.styles import Style
 from export import console, settings
-from export.console import HOME_HELP, JSON_HELP
+from export.console import DEBUG, HomeOption, JsonOption
 from export.errors import NotConfiguredError, UsageError
 from export.invite import Invite
 from export.ledger import Ledger
@@ -37,11 +36,6 @@ works_app = typer.Typer(no_args_is_help=True, help="Your works: referenced where
 release_app = typer.Typer(no_args_is_help=True, help="Shared bodies: signed, verified, kept.")
 app.add_typer(works_app, name="works")
 app.add_typer(release_app, name="release")
-
-HomeOption = Annotated[Path | None, typer.Option("--home", help=HOME_HELP)]
-JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
-
-DEBUG: Final = bool(os.environ.get("SFUMATO_DEBUG"))
 
 
 @app.command()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import platformdirs
 
 from edge_node.errors import NoHomeError
 from export import settings
@@ -129,11 +126,7 @@ class Home:
 
 def find_home(given: Path | None) -> Home:
     """The folder from the command line, else from SFUMATO_HOME, else the platform's data folder."""
-    if given is not None:
-        return Home(given.resolve())
-    if HOME_VARIABLE in os.environ:
-        return Home(Path(os.environ[HOME_VARIABLE]).resolve())
-    return Home(Path(platformdirs.user_data_dir("sfumato")))
+    return Home(settings.home_folder(given, HOME_VARIABLE, "sfumato"))
 
 
 def checked_name(name: str, what: str) -> str:

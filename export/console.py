@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, TypeAlias
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
 
 import typer
 from rich.console import Console
@@ -26,8 +28,10 @@ Plain: TypeAlias = Mapping[str, object]
 out: Final = Console(soft_wrap=True, highlight=False)
 talk: Final = Console(stderr=True, soft_wrap=True, highlight=False)
 
-JSON_HELP: Final = "Print one JSON object on stdout instead of text."
-HOME_HELP: Final = "The folder everything is kept in."
+HomeOption = Annotated[Path | None, typer.Option("--home", help="The folder everything is kept in.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
+
+DEBUG: Final = bool(os.environ.get("SFUMATO_DEBUG"))
 
 
 def show(data: Plain, *, as_json: bool, text: Callable[[], None]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
+
+import platformdirs
 
 from export.errors import NotConfiguredError
 from export.files import read_bounded, write_atomic
@@ -61,6 +64,13 @@ def _toml(value: object) -> str:
         escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in value)
         return f'"{escaped}"'
     return repr(value)
+
+
+def home_folder(given: Path | None, variable: str, program: str) -> Path:
+    """A program's folder: the one given, else the environment's, else the platform's data folder."""
+    if given is None and variable in os.environ:
+        given = Path(os.environ[variable])
+    return given.resolve() if given else Path(platformdirs.user_data_dir(program))
 
 
 def _bad(path: Path, what: str) -> NotConfiguredError:
