@@ -1,13 +1,12 @@
 """The coordinator's side of Flower: everything that knows how Flower 1.41 works inside is in this file.
 
     serve_superlink   one process: Flower's whole API on loopback, and on the public TLS port only what nodes need
-    public_filter     the gate of that public port
     FlowerControl     registers nodes, starts and watches runs, over loopback
     start_superexec   the process that starts the server part of a run
 
 Why the SuperLink is embedded: Flower serves the nodes' API and the one that starts runs on a single port, and the
-second is not authenticated. Whoever may reach that port may run code on the coordinator (research/flower.md, section
-3), so the public port must be another, and a filter stands before it.
+second is not authenticated. Whoever may reach that port may run code on the coordinator, so the public port must be
+another, and a filter stands before it (`public_port.py`).
 
 Fixed here, whatever the settings say: nodes sign in with a registered key, app processes are separate and prove
 themselves with a secret, the state is in SQLite (with both, killing the SuperLink in mid-round loses nothing), nothing
@@ -21,7 +20,6 @@ This file refuses to know what a round is, what joins, and what a release is.
 import asyncio
 import json
 import os
-import re
 import signal
 import socket
 import ssl
@@ -50,8 +48,9 @@ from flwr.proto.control_pb2 import (
 from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.error import ApiErrorCode, FlowerError
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from coordinator.public_port import public_filter
 from export.errors import IntegrityError, RefusedError, SfumatoError, UnreachableError
 from export.files import canonical_json, read_bounded, write_json
 from export.flower_bundle import build_fab, fab_digest
@@ -69,7 +68,6 @@ __all__ = [
     "build_fab",
     "child_environment",
     "fab_digest",
-    "public_filter",
     "serve_superlink",
     "start_superexec",
     "superexec_command",
@@ -98,144 +96,6 @@ class RunUnknown(SfumatoError):  # noqa: N818
     """The SuperLink has no run of that number."""
 
     code = "run-unknown"
-
-
-# --- The public port -------------------------------------------------------------------------------------------------
-
-# The calls a registered node makes. Flower's other two, register-node and unregister-node, are for nodes without a key.
-_FLEET_CALLS: Final = frozenset(
-    f"/v1/fleet/{call}"
-    for call in (
-        "activate-node",
-        "deactivate-node",
-        "send-node-heartbeat",
-        "pull-messages",
-        "push-messages",
-        "get-run",
-        "get-fab",
-        "push-object",
-        "pull-object",
-        "confirm-message-received",
-    )
-)
-# No segment starts with a dot and none is empty, so there is nothing to normalise, hence nothing to disagree about.
-_ENDPOINT_PATH: Final = re.compile(r"/sfumato(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
-# Flower cuts arrays into objects of 5 MiB (FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE), and reads a body before it asks whose.
-_BODY_MAX_BYTES: Final = 16 << 20
-_BODIES_MAX_BYTES: Final = 256 << 20
-_BODY_TIMEOUT_S: Final = 120.0
-_LENGTH_MAX_DIGITS: Final = 18
-
-
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    """What the public port reads before it knows who is asking."""
-
-    one_max_bytes: int = _BODY_MAX_BYTES
-    together_max_bytes: int = _BODIES_MAX_BYTES
-    timeout_s: float = _BODY_TIMEOUT_S
-
-
-def public_filter(flower: ASGIApp, endpoint: ASGIApp, limits: BodyLimits = BodyLimits()) -> ASGIApp:
-    """Return the app of the public port.
-
-    In this order, and the first that fails answers, with an empty body:
-
-    1. Only HTTP; a websocket is closed (403).
-    2. The path as sent is the path: nothing that was percent-encoded reaches either app (403).
-    3. The path is one of the nodes' ten calls (by POST), `/health` (by GET or HEAD), or below `/sfumato/` (403).
-    4. The body says how long it is (411) and is not longer than one may be (413).
-    5. All bodies being read fit in memory together (503, which nodes take as "try again").
-
-    A body that does not arrive in time ends as if its sender had gone. `endpoint` gets everything below `/sfumato/`,
-    with the scope unchanged; neither app sees a lifespan event.
-    """
-    expected = 0
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal expected
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        if scope["type"] != "http":
-            return
-        target = _target(scope, flower, endpoint)
-        if target is None:
-            await _refuse(send, 403)
-            return
-        length = _body_bytes(scope)
-        status = _body_refusal(length, expected, limits)
-        if status is not None:
-            await _refuse(send, status)
-            return
-        assert length is not None  # _body_refusal has answered 411  # noqa: S101
-        expected += length
-        try:
-            await target(scope, _in_time(receive, limits.timeout_s), send)
-        finally:
-            expected -= length
-
-    return app
-
-
-def _target(scope: Scope, flower: ASGIApp, endpoint: ASGIApp) -> ASGIApp | None:
-    """Return the app a request may reach, if any (checks 2 and 3)."""
-    path, method = scope["path"], scope["method"]
-    if scope.get("raw_path", path.encode()) != path.encode():
-        return None
-    if path in _FLEET_CALLS and method == "POST":
-        return flower
-    if path == "/health" and method in {"GET", "HEAD"}:
-        return flower
-    if _ENDPOINT_PATH.fullmatch(path):
-        return endpoint
-    return None
-
-
-def _body_bytes(scope: Scope) -> int | None:
-    """Return the length a request declares for its body, or None if it does not say."""
-    headers = [(name.lower(), value) for name, value in scope["headers"]]
-    if any(name == b"transfer-encoding" for name, _ in headers):
-        return None
-    lengths = {value for name, value in headers if name == b"content-length"} or {b"0"}
-    length = lengths.pop()
-    return int(length) if not lengths and length.isdigit() and len(length) <= _LENGTH_MAX_DIGITS else None
-
-
-def _body_refusal(length: int | None, expected: int, limits: BodyLimits) -> int | None:
-    """Return the status that refuses a body (checks 4 and 5), or None."""
-    if length is None:
-        return 411
-    if length > limits.one_max_bytes:
-        return 413
-    if length and expected + length > limits.together_max_bytes:
-        return 503
-    return None
-
-
-async def _refuse(send: Send, status: int) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _in_time(receive: Receive, timeout_s: float) -> Receive:
-    """Wrap `receive` so that the body is complete within `timeout_s`, or the sender counts as gone."""
-    deadline = time.monotonic() + timeout_s
-    complete = False
-
-    async def bounded() -> Message:
-        nonlocal complete
-        if complete:  # From here on apps wait for a disconnect, for as long as they work.
-            return await receive()
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                message = await receive()
-        except TimeoutError:
-            return {"type": "http.disconnect"}
-        complete = not message.get("more_body", False)
-        return message
-
-    return bounded
 
 
 # --- The embedded SuperLink ------------------------------------------------------------------------------------------

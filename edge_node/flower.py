@@ -4,8 +4,8 @@
     run_tasks         takes each message from it and calls the program installed here
 
 The runner stands in for Flower's own, which would unpack and execute whatever bundle the coordinator pushes, in a new
-process for every message. Ours (research/flower.md, section 12) never unpacks one: a bundle is a name to compare. And
-nothing the installed program raises reaches the coordinator as text, since a message of an exception may name a work.
+process for every message. Ours never unpacks one: a bundle is a name to compare. And nothing the installed program
+raises reaches the coordinator as text, since a message of an exception may name a work.
 
 Private functions of Flower in use, held to the pin by `tests/edge_node/test_flower.py`: `pull_task_input`,
 `push_message`, `push_task_output`, `RuntimeHttpClient` and three of its interceptors.
