@@ -150,7 +150,7 @@ class Lessons(Protocol[BatchOut_co]):
         ...
 
     def exam(self) -> Iterable[BatchOut_co]:
-        """The fixed batches that ``Modality.score`` is taken on; never trained on."""
+        """The fixed batches that ``Modality.score`` is taken on; their material is kept out of the other batches."""
         ...
 
 

@@ -11,6 +11,7 @@ Floats = npt.NDArray[np.float64]
 
 # Rec. 601 luma, as in the reference SSIM implementation (Wang et al. 2004).
 _LUMA = np.array([0.299, 0.587, 0.114])
+_UNSEEN_LEVELS = 0.5  # amplitude, in grey levels of 255, of a pattern that is not seen even on a flat area
 _SSIM_RADIUS, _SSIM_SIGMA = 5, 1.5  # the 11x11 Gaussian window of Wang et al. 2004, section III.B
 
 
@@ -53,8 +54,9 @@ def grid_peak_db(picture: npt.NDArray[np.uint8], period: int = 4) -> float:
     """How far a pixel grid of that period stands out of a picture's spectrum, in dB; below about 6 nobody sees it.
 
     A network that works at a quarter of the resolution can leave a pattern that repeats every ``period`` pixels. In the
-    spectrum that is energy at exactly the multiples of 1/period in either direction, and nowhere near them. The mean
-    of those lines is compared with the mean of their neighbours four to twelve bins away.
+    spectrum that is energy at exactly the multiples of 1/period in either direction, and nowhere near them. Each line is
+    compared with its neighbours four to twelve bins away, or with a pattern too weak to be seen, whichever is stronger:
+    a spectrum finds a pattern of a hundredth of a grey level, and no eye does.
 
     Args:
         picture: (H, W, 3) uint8, each side at least 64.
@@ -63,16 +65,20 @@ def grid_peak_db(picture: npt.NDArray[np.uint8], period: int = 4) -> float:
     height, width = (side // period * period for side in picture.shape[:2])
     luminance = picture[:height, :width] @ _LUMA
     window = np.outer(np.hanning(height), np.hanning(width))
+    unseen = (_UNSEEN_LEVELS / 2 * window.sum()) ** 2
     power = np.abs(np.fft.fft2((luminance - luminance.mean()) * window)) ** 2
     peaks, around = [], []
     for row in range(0, height, height // period):
         for column in range(0, width, width // period):
             if row or column:
                 peaks.append(power[row, column])
-                near = power[np.ix_(_ring(row, height), _ring(column, width))]
-                around.append(np.exp(np.mean(np.log(near + 1e-12))))
-    ratios = 10 * np.log10((np.array(peaks) + 1e-9) / (np.array(around) + 1e-9))
-    return float(max(0.0, ratios.mean()))
+                rows, columns = _ring(row, height), _ring(column, width)
+                # Along the line's own row and column too: straight edges fill those, and are no grid.
+                near = (power[np.ix_(rows, columns)], power[row, columns], power[rows, column])
+                around.append(max(np.exp(np.mean(np.log(n + 1e-12))) for n in near))
+    # The mean of ratios and not of their logarithms: a checkerboard is one strong line among many of nothing.
+    ratios = (np.array(peaks) + unseen) / (np.array(around) + unseen)
+    return float(max(0.0, 10 * np.log10(ratios.mean())))
 
 
 def _ring(centre: int, length: int) -> list[int]:

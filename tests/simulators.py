@@ -29,7 +29,7 @@ from starlette.responses import Response
 
 import coordinator.config
 import edge_node.config
-from coordinator import gate, rounds, service
+from coordinator import rounds, service
 from coordinator.store import Store
 from edge_node.styles import Lineage
 from export import backbones, base, release, settings
@@ -106,8 +106,6 @@ def install_world(patch: pytest.MonkeyPatch, packaged: VerifiedRelease) -> None:
         return packaged
 
     patch.setattr(base, "load", load)
-    # Eight channels trained for a moment leave a grid of some 11 dB; what the gate makes of one is test_gate's business.
-    patch.setattr(gate, "GRID_DB", 25.0)
     for name in ("_run_id", "_node_id", "_task_id"):  # Flower lets nobody make a message outside a task
         patch.setattr(TaskIdentity, name, 1)
 

@@ -5,7 +5,7 @@ Dumoulin et al. 2017, arXiv 1610.07629): the *style code*, 800 numbers for the k
 
 Two rules of this file:
 
-* A private work is a *target*: it is turned into Gram matrices when lessons are made and is never an input of the
+* A private work is a *target*: it is turned into means and covariances when lessons are made and is never an input of the
   network. Only public photos are.
 * During training a step uses either the live statistics of the picture at hand or the running statistics of the
   style, so that a code folded into the convolutions at export (which freezes them) keeps its look.
@@ -45,6 +45,7 @@ _MARGIN: Final = 24
 
 _STYLE_SIDE: Final = 448  # works are measured at this geometric mean side: strokes as wide as in a 512 px picture
 _PHOTO_SIDE: Final = 320  # photos are fed at about this geometric mean side while training
+_EXAM_PHOTOS: Final = 4
 _SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixed pixel grid cannot hide from it
 _CONTENT_WEIGHT: Final = 1.0
 _STYLE_WEIGHT: Final = 20.0
@@ -205,9 +206,11 @@ class StyleLessons:
         self._batch = batch
         self._settling_steps = settling_steps
         self._emphasis = emphasis
-        self._photos = [_Photo.of(work) for work in material]
+        photos = [_Photo.of(work) for work in material]
+        self._exam_photos = photos[:_EXAM_PHOTOS]
+        self._photos = photos[_EXAM_PHOTOS:] or photos
         self._targets = _stacked([_targets(perceptual, works) for works in targets])
-        self._palettes = [Palette.of([_sized(work, _STYLE_SIDE) for work in works]) if works else None for works in targets]
+        self._palettes = [Palette.of(_sized(work, _STYLE_SIDE) for work in works) if works else None for works in targets]
         self._styled = [i for i, works in enumerate(targets) if works]
         self._plain = [i for i, works in enumerate(targets) if not works]
 
@@ -221,8 +224,11 @@ class StyleLessons:
         return self._assemble(photos, codes, live=bool(live), shift=(int(shift[0]), int(shift[1])))
 
     def exam(self) -> Iterable[StyleBatch]:
-        """Every styled code, or the emphasised one, on up to four centre crops."""
-        photos = [photo.centre(256 + 2 * _MARGIN) for photo in self._photos[:4]]
+        """Every styled code, or the emphasised one, on a few centre crops.
+
+        Their photos are kept out of the batches, unless there are no others.
+        """
+        photos = [photo.centre(256 + 2 * _MARGIN) for photo in self._exam_photos]
         for code in self._styled if self._emphasis is None else [self._emphasis]:
             for photo in photos:
                 yield self._assemble([photo], [code], live=True, shift=(0, 0))
@@ -256,12 +262,11 @@ class Palette:
     covariance: Tensor
 
     @classmethod
-    def of(cls, pictures: Sequence[Tensor]) -> Palette:
-        """From pictures (3, H, W) of any sizes."""
-        means = torch.stack([picture.mean(dim=(1, 2)) for picture in pictures])
-        squares = torch.stack([picture.flatten(1) @ picture.flatten(1).T / picture[0].numel() for picture in pictures])
-        mean = means.mean(dim=0)
-        return cls(mean, squares.mean(dim=0) - torch.outer(mean, mean) + _COLOUR_FLOOR * torch.eye(3))
+    def of(cls, pictures: Iterable[Tensor]) -> Palette:
+        """From pictures (3, H, W) of any sizes, looked at one after the other."""
+        sums = [(p.mean(dim=(1, 2)), p.flatten(1) @ p.flatten(1).T / p[0].numel()) for p in pictures]
+        mean, square = (torch.stack(parts).mean(dim=0) for parts in zip(*sums, strict=True))
+        return cls(mean, square - torch.outer(mean, mean) + _COLOUR_FLOOR * torch.eye(3))
 
     def moved_to(self, other: Palette) -> Tensor:
         """The (3, 3) map that turns these colours into the other's with the least movement.
@@ -603,7 +608,7 @@ class StyleModality:
 
     @torch.no_grad()
     def score(self, net: StyleNet, batches: Iterable[StyleBatch]) -> Score:
-        """Mean normalised Gram distance, and mean luminance SSIM between photo and picture."""
+        """Mean style distance, and mean luminance SSIM between photo and picture."""
         styles, contents = [], []
         for batch in batches:
             picture, photo = (_without_margin(p) for p in (net(batch.photo, net.codes[batch.code])[0], batch.photo))

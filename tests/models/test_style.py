@@ -12,6 +12,7 @@ from models import registry
 from models.modalities import style
 from models.modalities.style import Palette
 from models.perceptual import Moments, moments
+from tests.tiny import Glass
 
 
 def gradient() -> torch.Tensor:
@@ -159,3 +160,19 @@ def test_the_style_distance_is_nothing_to_itself_and_relative_to_the_target() ->
     # Ten times the contrast against its own target doubled: the same distance, however loud the style.
     louder = [Moments(2 * m.mean, 2 * m.covariance) for m in (moments(f) for f in loud)]
     assert abs(style._style_distance(loud, louder).item() - 0.25) < 1e-4
+
+
+def test_the_photos_of_the_exam_are_not_trained_on() -> None:
+    greys = range(20, 220, 25)
+    photos = [np.full((200, 200, 3), grey, np.uint8) for grey in greys]
+    work = np.full((200, 200, 3), 90, np.uint8)
+    lessons = style.StyleLessons(Glass("glass"), [[], [work]], photos, 1, size=64, batch=2, settling_steps=0, emphasis=None)
+
+    def seen(batch: style.StyleBatch) -> set[int]:
+        return {round(255 * photo.mean().item()) for photo in batch.photo}
+
+    trained = set().union(*(seen(lessons.batch(step)) for step in range(60)))
+    examined = set().union(*(seen(batch) for batch in lessons.exam()))
+
+    assert trained | examined == set(greys)
+    assert not trained & examined
