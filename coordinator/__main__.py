@@ -107,9 +107,11 @@ def hold_rounds(
         place = _ready(home)
         with console.talk.status("starting") as spinner:
             held = service.hold_rounds(place, rounds, spinner.update)
-        data = {"rounds": [_round(place, number) for number in held]}
-        console.show(data, as_json=as_json, text=lambda: _rounds_text(place, held))
+        if not as_json:  # told in any case; a machine is told one thing, the rounds or why they were for nothing
+            _rounds_text(place, held)
         service.require_success(place, held)
+        data = {"rounds": [_round(place, number) for number in held]}
+        console.show(data, as_json=as_json, text=lambda: None)
 
 
 @release_app.command("list")

@@ -22,12 +22,12 @@ class Config:
         bind: address to listen on.
         port: public TLS port; 0 takes a free one at the first start and keeps it.
         modality: registry name of the kind of art.
-        minimum_nodes: a round starts when this many artists' nodes are online, and counts when as many updates are
-            accepted.
+        minimum_nodes: a round waits up to `gather_timeout_s` for every member's node and then starts if at least this many
+            are online; it counts when as many updates are accepted.
         steps: batches each node trains on in a round.
         clip: greatest L2 norm of an update.
         round_timeout_s: how long a round waits for updates.
-        gather_timeout_s: how long a round waits for enough nodes to be online.
+        gather_timeout_s: how long a round waits for all members' nodes to be online.
         fit_steps: batches the gate fits the public codes on for a candidate body.
     """
 
@@ -106,6 +106,21 @@ class Home:
     def current_file(self) -> Path:
         """Names the release that is served: a version number."""
         return self.root / "current"
+
+    @property
+    def up_lock(self) -> Path:
+        """Held by `up` while it runs."""
+        return self.root / "up.lock"
+
+    @property
+    def rounds_lock(self) -> Path:
+        """Held by the server part of a run while it holds rounds."""
+        return self.root / "rounds.lock"
+
+    @property
+    def publish_lock(self) -> Path:
+        """Held by whoever gives out the next version number, until that version is served."""
+        return self.root / "publish.lock"
 
     @property
     def flower(self) -> Path:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import binascii
 import json
 import logging
+import secrets
 import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from starlette.applications import Starlette
@@ -23,13 +24,20 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from coordinator.config import Home
-from coordinator.errors import JoinRefusedError
 from coordinator.publish import current_release, open_release
 from coordinator.store import Node, Store
-from export.errors import IntegrityError, SfumatoError, UsageError
+from export.errors import (
+    IntegrityError,
+    NotConfiguredError,
+    RefusedError,
+    ResourceError,
+    SfumatoError,
+    UnreachableError,
+    UsageError,
+)
 from export.files import read_bounded
 from export.ledger import Ledger
-from export.signing import MANIFEST, SIGNATURES
+from export.signing import MANIFEST, SIGNATURES, Trust
 
 PREFIX: Final = "/sfumato/v1"
 _JOIN_MAX_BYTES: Final = 8192
@@ -112,13 +120,14 @@ def _join(home: Home, store: Store, joining: Joining, register_node: RegisterNod
 
     Who asks again with the same invite and key did not get the answer, and is given it again.
     """
-    member = store.joined_with(joining.secret, joining.flower_key) or _enrol(home, store, joining, register_node)
-    trust = json.loads(read_bounded(home.trust_file, _JOIN_MAX_BYTES))
+    member = _enrol(home, store, joining, register_node)
+    # Newest for a newcomer is what is served: whatever number was given out beyond it, it could not fetch that.
+    trust = replace(Trust.load(home.trust_file), highest_version=current_release(home).manifest.version)
     return {
         "alias": member.alias,
         "role": member.role,
         "node_id": str(member.node_id),
-        "trust": trust,
+        "trust": trust.to_plain(),
         "modality": home.config().modality,
     }
 
@@ -126,15 +135,16 @@ def _join(home: Home, store: Store, joining: Joining, register_node: RegisterNod
 def _enrol(home: Home, store: Store, joining: Joining, register_node: RegisterNode) -> Node:
     """One at a time: a name is looked up before Flower is told of a key, since Flower never forgets a key it was told of."""
     with _JOINING:
-        alias, role = store.use_invite(joining.secret, joining.flower_key, time.time())
-        try:
-            node_id = register_node(joining.flower_key.encode())
-            member = store.add_node(node_id, alias, role, joining.flower_key)
-        except Exception:
-            store.release_invite(joining.secret)
-            raise
-    Ledger(home.ledger_file).append({"what": "joined", "alias": alias, "role": role, "node": str(node_id)})
-    _log.info("node %d joined as %s, %s", node_id, alias, role)
+        member = store.joined_with(joining.secret, joining.flower_key)
+        if member is not None:
+            return member
+        now = time.time()
+        _, role = store.invited(joining.secret, joining.flower_key, now)
+        # A gallery takes no part in rounds, so that Flower need not know it.
+        node_id = register_node(joining.flower_key.encode()) if role == "artist" else secrets.randbits(63)
+        member = store.join(joining.secret, joining.flower_key, node_id, now)
+    Ledger(home.ledger_file).append({"what": "joined", "alias": member.alias, "role": role, "node": str(node_id)})
+    _log.info("node %d joined as %s, %s", node_id, member.alias, role)
     return member
 
 
@@ -171,7 +181,10 @@ async def _said(_request: Request, error: Exception) -> Response:
     """An error that is meant for the one who asked."""
     if not isinstance(error, SfumatoError):
         return await _unsaid(_request, error)
-    status = 403 if isinstance(error, JoinRefusedError) else 503 if isinstance(error, IntegrityError) else 400
+    if isinstance(error, UnreachableError | ResourceError | NotConfiguredError):  # the words are for our own people
+        _log.error("a request could not be answered: %s", error)
+        return JSONResponse({"error": "the coordinator cannot answer now", "advice": "Try again later."}, status_code=503)
+    status = 403 if isinstance(error, RefusedError) else 503 if isinstance(error, IntegrityError) else 400
     return JSONResponse({"error": str(error), "advice": error.advice, "code": error.code}, status_code=status)
 
 

@@ -3,6 +3,7 @@
     serve_superlink   one process: Flower's whole API on loopback, and on the public TLS port only what nodes need
     FlowerControl     registers nodes, starts and watches runs, over loopback
     start_superexec   the process that starts the server part of a run
+    bound_replies     for the server part: no reply grows beyond a bound while it is put together
 
 Why the SuperLink is embedded: Flower serves the nodes' API and the one that starts runs on a single port, and the
 second is not authenticated. Whoever may reach that port may run code on the coordinator, so the public port must be
@@ -12,7 +13,8 @@ Fixed here, whatever the settings say: nodes sign in with a registered key, app 
 themselves with a secret, the state is in SQLite (with both, killing the SuperLink in mid-round loses nothing), nothing
 is installed at run time. Private functions of Flower in use, held to the pin by `tests/coordinator/test_flower.py`:
 `create_app`, `SuperLinkLifespan`, `SuperLinkLifespanConfig`, `load_control_authn_plugin`, `ControlHttpClient`,
-`FlowerError`, `user_config_to_proto`.
+`FlowerError`, `user_config_to_proto`, `inflate_object_from_contents` as `http_grid` calls it, the metadata of a deflated
+`Array`.
 
 This file refuses to know what a round is, what joins, and what a release is.
 """
@@ -36,6 +38,7 @@ import uvicorn
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Array
 from flwr.common.serde import user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -48,6 +51,12 @@ from flwr.proto.control_pb2 import (
 from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_object_body,
+    get_object_head_values_from_object_content,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from starlette.types import ASGIApp
 
 from coordinator.public_port import public_filter
@@ -55,6 +64,7 @@ from export.errors import IntegrityError, RefusedError, SfumatoError, Unreachabl
 from export.files import canonical_json, read_bounded, write_json
 from export.flower_bundle import build_fab, fab_digest
 from export.processes import Child, child_environment, installed_command, load_or_create_secret
+from export.weights import BODY_MAX_BYTES
 
 __all__ = [
     "FlowerControl",
@@ -65,6 +75,7 @@ __all__ = [
     "RunUnknown",
     "SuperlinkEndpoint",
     "SuperlinkSettings",
+    "bound_replies",
     "build_fab",
     "child_environment",
     "fab_digest",
@@ -77,6 +88,8 @@ __all__ = [
 
 LOOPBACK: Final = "127.0.0.1"
 _SHUTDOWN_S: Final = 5
+_PORT_PATIENCE_S: Final = 15.0
+"""How long a port may stay taken by whoever had it last: a predecessor that is still ending, a connection."""
 _ENDPOINT_MAX_BYTES: Final = 4096
 
 
@@ -147,15 +160,12 @@ class SuperlinkEndpoint:
     pid: int
 
 
-def serve_superlink(
-    settings: SuperlinkSettings, endpoint: ASGIApp, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app
-) -> None:
+def serve_superlink(settings: SuperlinkSettings, endpoint: ASGIApp) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Call it in a process of its own, started with `child_environment(settings.flwr_home)`.
-    `endpoint` answers below `/sfumato/` on the public port; `wrap` goes around everything the public port does. When
-    both ports listen, `superlink.json` in the home names them and this process, and one line of the same JSON goes to
-    stdout.
+    `endpoint` answers below `/sfumato/` on the public port. When both ports listen, `superlink.json` in the home names
+    them and this process, and one line of the same JSON goes to stdout.
 
     Raises:
         FlowerUnavailable: the environment is not the children's, a port is taken, or the server stopped by itself.
@@ -164,13 +174,13 @@ def serve_superlink(
     _require_child_environment(settings.flwr_home)
     last = _read_endpoint(settings.endpoint_file) or SuperlinkEndpoint(0, 0, 0)
     with (
-        _listen(LOOPBACK, settings.loopback_port, last.loopback_port) as loopback,
-        _listen(settings.public_host, settings.public_port, last.public_port) as public,
+        _listen(LOOPBACK, settings.loopback_port or last.loopback_port) as loopback,
+        _listen(settings.public_host, settings.public_port or last.public_port) as public,
     ):
         up = SuperlinkEndpoint(loopback.getsockname()[1], public.getsockname()[1], os.getpid())
         flower = _flower_app(settings, up.loopback_port)
         inside = _inside_server(flower)
-        outside = _outside_server(settings, wrap(public_filter(flower, endpoint)))
+        outside = _outside_server(settings, public_filter(flower, endpoint))
         asyncio.run(_serve(inside, loopback, outside, public, lambda: _announce(settings.endpoint_file, up)))
 
 
@@ -220,18 +230,20 @@ def _require_child_environment(flwr_home: Path) -> None:
 
 
 @contextmanager
-def _listen(host: str, port: int, last_port: int) -> Iterator[socket.socket]:
-    """Bind the wanted port; for port 0, the last one if it is free, else any."""
-    candidates = [port] if port else [last_port, 0]
-    listener = None
-    for candidate in candidates:
-        with suppress(OSError):
-            listener = socket.create_server((host, candidate), family=_family(host), backlog=512)
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Bind that port and no other, for it is written in invites and known to running processes; 0 takes any."""
+    deadline = time.monotonic() + _PORT_PATIENCE_S
+    while True:
+        try:
+            listener = socket.create_server((host, port), family=_family(host), backlog=512)
             break
-    if listener is None:
-        raise FlowerUnavailable(
-            f"port {port} of {host} is taken", advice="Stop the other program, or set another port in coordinator.toml."
-        )
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise FlowerUnavailable(
+                    f"port {port} of {host} cannot be used: {error.strerror}",
+                    advice="Stop the program that has it, and start again. Artists' machines know this port.",
+                ) from error
+        time.sleep(0.2)
     with listener:
         yield listener
 
@@ -395,6 +407,32 @@ def start_superexec(
         environment=child_environment(settings.flwr_home, inherited),
         log=log,
     )
+
+
+def bound_replies() -> None:
+    """Have this process's `Grid` refuse a reply that would be put together to more than any body is.
+
+    An array names its chunks by number and may name one again and again: what is a megabyte on the wire could ask for
+    all the memory there is. What is refused here leaves `Grid.pull_messages` as a `ValueError`.
+    """
+    from flwr.superlink.grid import http_grid  # noqa: PLC0415  (for the server part alone)
+
+    http_grid.inflate_object_from_contents = _inflate_bounded  # type: ignore[attr-defined, assignment]
+
+
+def _inflate_bounded(object_id: str, object_contents: dict[str, bytes]) -> InflatableObject:
+    """Do as Flower's function of that name does, within a bound for all arrays of the object together."""
+    if sum(_joined_bytes(content, object_contents) for content in object_contents.values()) > BODY_MAX_BYTES:
+        raise ValueError("the reply is too large")
+    return inflate_object_from_contents(object_id, object_contents)
+
+
+def _joined_bytes(content: bytes, contents: Mapping[str, bytes]) -> int:
+    """Return how large the chunks of an array are together, each as often as it is named; 0 for what is no array."""
+    kind, chunk_ids, _ = get_object_head_values_from_object_content(content)
+    if kind != Array.__qualname__:
+        return 0
+    return sum(len(contents[chunk_ids[index]]) for index in json.loads(get_object_body(content, Array))["arraychunk_ids"])
 
 
 # --- Control ---------------------------------------------------------------------------------------------------------

@@ -25,10 +25,10 @@ _CA_LIFE, _SERVER_LIFE = timedelta(days=365 * 120), timedelta(days=365 * 110)
 _KEY_MAX_BYTES = 16 * 2**10
 
 
-def create(home: Home, name: str, host: str) -> None:
+def create(home: Home, host: str) -> None:
     """Make authority, server certificate and release key; private keys are readable by this user only."""
     ca_key = ec.generate_private_key(ec.SECP384R1())
-    ca = _ca_certificate(ca_key, name)
+    ca = _ca_certificate(ca_key)
     server_key = ec.generate_private_key(ec.SECP384R1())
     server = _server_certificate(server_key, ca_key, ca, host)
     write_atomic(home.ca_key, _pem(ca_key), mode=0o600)
@@ -58,8 +58,9 @@ def load_ed25519(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _ca_certificate(key: ec.EllipticCurvePrivateKey, name: str) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name[:40]} (Sfumato federation)")])
+def _ca_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    # Not the federation's name, which may be longer than the 64 bytes X.509 has room for.
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Sfumato federation")])
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     return (
         _certificate(subject, subject, key.public_key(), _CA_LIFE)

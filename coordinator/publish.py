@@ -11,7 +11,7 @@ from coordinator.config import Home
 from coordinator.errors import GateRefusedError
 from export import base, release
 from export.errors import IntegrityError, NotConfiguredError
-from export.files import digest_of, read_bounded, write_atomic
+from export.files import digest_of, held, read_bounded, write_atomic
 from export.ledger import Ledger
 from export.manifest import Manifest
 from export.release import Contents
@@ -50,7 +50,9 @@ def publish(home: Home, current: VerifiedRelease, candidate: Candidate, round_: 
     """Write, sign and serve a release of a candidate that passed.
 
     Raises:
-        GateRefusedError: it did not pass; nothing without a verdict is ever published.
+        GateRefusedError: it did not pass, or was judged against another release than the one served now; nothing without
+            a verdict is ever published.
+        RefusedError: somebody else is publishing at this moment.
         ResourceError: the disk is full; the current release stays.
     """
     if not candidate.passes:
@@ -73,21 +75,26 @@ def publish(home: Home, current: VerifiedRelease, candidate: Candidate, round_: 
         card=_card(current, candidate, round_, contributors),
     )
     contents = Contents({**rest.files, **kept})
-    manifest = Manifest(
-        federation=current.manifest.federation,
-        version=newest_version(home) + 1,
-        round=round_,
-        modality=current.manifest.modality,
-        signature=current.manifest.signature,
-        body=digest_of(contents.files[release.BODY]),
-        parent=current.manifest.body,
-        contributors=contributors,
-        licence=LICENCE,
-        created=_now(),
-        verdict=candidate.verdict,
-        files=contents.entries(),
-    )
-    return _put_out(home, contents, manifest)
+    with held(home.publish_lock, "publishing"):
+        if current_release(home).digest != current.digest:
+            raise GateRefusedError(
+                "another release was published while the candidate was judged", advice="Hold another round on the new one."
+            )
+        manifest = Manifest(
+            federation=current.manifest.federation,
+            version=newest_version(home) + 1,
+            round=round_,
+            modality=current.manifest.modality,
+            signature=current.manifest.signature,
+            body=digest_of(contents.files[release.BODY]),
+            parent=current.manifest.body,
+            contributors=contributors,
+            licence=LICENCE,
+            created=_now(),
+            verdict=candidate.verdict,
+            files=contents.entries(),
+        )
+        return _put_out(home, contents, manifest)
 
 
 def publish_again(home: Home, version: int) -> VerifiedRelease:
@@ -96,12 +103,14 @@ def publish_again(home: Home, version: int) -> VerifiedRelease:
     Raises:
         IntegrityError: there is no such release.
         GateRefusedError: it carries no verdict.
+        RefusedError: somebody else is publishing at this moment.
     """
     earlier = open_release(home, version)
     if earlier.manifest.verdict is None:
         raise GateRefusedError(f"release {version} carries no verdict", advice="Publish one that passed the gate.")
     contents = Contents({path: earlier.read(path) for path in earlier.manifest.files})
-    return _put_out(home, contents, replace(earlier.manifest, version=newest_version(home) + 1, created=_now()))
+    with held(home.publish_lock, "publishing"):
+        return _put_out(home, contents, replace(earlier.manifest, version=newest_version(home) + 1, created=_now()))
 
 
 def current_release(home: Home) -> VerifiedRelease:
@@ -146,12 +155,14 @@ def newest_version(home: Home) -> int:
 
 
 def _put_out(home: Home, contents: Contents, manifest: Manifest) -> VerifiedRelease:
-    """Write the folder, check it as a node would, then serve it: each step can be repeated after a crash."""
+    """Write the folder, check it as a node would, put it in the ledger, serve it, and only then remember its number.
+
+    A kill between two steps leaves a version that is not served, or one that is served and not yet remembered; the next gets
+    a number above both. Nobody is ever told of a newer version than the one served.
+    """
     folder = home.releases / str(manifest.version)
     release.write(folder, contents, manifest, pki.release_key(home))
     published = open_release(home, manifest.version)
-    Trust.load(home.trust_file).having_seen(manifest.version).save(home.trust_file)
-    write_atomic(home.current_file, str(manifest.version).encode())
     Ledger(home.ledger_file).append(
         {
             "what": "published",
@@ -162,6 +173,8 @@ def _put_out(home: Home, contents: Contents, manifest: Manifest) -> VerifiedRele
             "contributors": manifest.contributors,
         }
     )
+    write_atomic(home.current_file, str(manifest.version).encode())
+    Trust.load(home.trust_file).having_seen(manifest.version).save(home.trust_file)
     return published
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import httpx
 from flwr.app import Message, MessageType, RecordDict
 
 from coordinator.admission import Accepted, Reason, Rejected, Terms, admit
@@ -22,7 +24,8 @@ from coordinator.gate import Gate
 from coordinator.publish import current_release, publish
 from coordinator.store import Answer, RoundState, Store
 from export import release
-from export.errors import SfumatoError
+from export.errors import RefusedError, SfumatoError
+from export.files import held
 from export.signing import VerifiedRelease
 from models import registry, state, wire
 from models.update import Assignment, Layout
@@ -51,31 +54,29 @@ class _Collected:
 
 
 def run_rounds(grid: Grid, home: Home, config: Config, count: int) -> None:
-    """Hold ``count`` rounds, each refining what the last one published."""
-    store = Store(home.database)
-    gate: tuple[str, Gate] | None = None
-    for _ in range(count):
-        number = store.open_round(time.time())
-        report = _Reporter(store, number)
-        try:
-            current = current_release(home)
-            collected = _train(grid, config, store, report, current, number)
-            if collected.accepted < config.minimum_nodes:
-                report(
-                    "failed",
-                    f"{collected.accepted} of at least {config.minimum_nodes} updates were accepted",
-                )
-                continue
-            report("judging", f"judging a body refined by {collected.accepted} artists")
-            if gate is None or gate[0] != current.digest:
-                gate = (current.digest, Gate(current, config.fit_steps))
-            _judge(home, report, current, gate[1], collected, number)
-        except SfumatoError as error:
-            report("failed", str(error))
-            raise
-        except Exception as error:
-            report("failed", f"an error of the program: {type(error).__name__}")
-            raise
+    """Hold ``count`` rounds, each refining what the last one published.
+
+    Raises:
+        RefusedError: another process holds rounds here.
+        SfumatoError: a round cannot be held; it is written down as failed, as it is for any other error.
+    """
+    with held(home.rounds_lock, "a run of rounds"):
+        store = Store(home.database)
+        store.close_open_rounds("interrupted", time.time())
+        gate: tuple[str, Gate] | None = None
+        for _ in range(count):
+            number = store.open_round(time.time())
+            report = _Reporter(store, number)
+            with _failing_openly(report):
+                current = current_release(home)
+                collected = _train(grid, config, store, report, current, number)
+                if collected.accepted < config.minimum_nodes:
+                    report("failed", f"{collected.accepted} of at least {config.minimum_nodes} updates were accepted")
+                    continue
+                report("judging", f"judging a body refined by {collected.accepted} artists")
+                if gate is None or gate[0] != current.digest:
+                    gate = (current.digest, Gate(current, config.fit_steps))
+                _judge(home, report, current, gate[1], collected, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,22 @@ class _Reporter:
     def __call__(self, state: RoundState, detail: str, version: int | None = None) -> None:
         _log.info("round %d: %s, %s", self.number, state, detail)
         self.store.set_round(self.number, state, detail, time.time(), version)
+
+
+@contextmanager
+def _failing_openly(report: _Reporter) -> Iterator[None]:
+    """Write down that a round failed, whatever it is that ends it: Flower stops a run by raising, too."""
+    try:
+        yield
+    except SfumatoError as error:
+        report("failed", str(error))
+        raise
+    except Exception as error:
+        report("failed", f"an error of the program: {type(error).__name__}")
+        raise
+    except BaseException:
+        report("failed", "interrupted")
+        raise
 
 
 def _train(grid: Grid, config: Config, store: Store, report: _Reporter, current: VerifiedRelease, number: int) -> _Collected:
@@ -111,14 +128,16 @@ def _train(grid: Grid, config: Config, store: Store, report: _Reporter, current:
     started = time.monotonic()
     pending = dict(zip(grid.push_messages(_messages(record, nodes, number, config)), nodes, strict=True))
     deadline = started + config.round_timeout_s
-    while pending and time.monotonic() < deadline:
+    while pending:
         taken = _take_one(grid, pending)
-        if taken is None:
+        if taken is not None:
+            node_id, message = taken
+            store.add_answer(number, _answer(node_id, message, terms, collected, time.monotonic() - started))
+        elif time.monotonic() < deadline:
             report("training", f"{collected.accepted} of {len(nodes)} updates in, {len(pending)} outstanding")
             time.sleep(_POLL_S)
-            continue
-        node_id, message = taken
-        store.add_answer(number, _answer(node_id, message, terms, collected, time.monotonic() - started))
+        else:  # only here: what is in at the deadline is in
+            break
     for node_id in pending.values():
         store.add_answer(number, _silent(node_id, "no-answer", config.round_timeout_s))
     return collected
@@ -155,16 +174,28 @@ def _messages(record: RecordDict, nodes: list[int], number: int, config: Config)
     ]
 
 
-def _take_one(grid: Grid, pending: dict[str, int]) -> tuple[int, Message] | None:
-    """One reply, if any is there; replies are fetched singly so that only one is ever held."""
+def _take_one(grid: Grid, pending: dict[str, int]) -> tuple[int, Message | None] | None:
+    """One reply, if any is there, or None in its place if what came cannot be read as one.
+
+    Replies are fetched singly, so that only one is ever held and a bad one costs nobody but its sender.
+    """
     for message_id in list(pending):
-        for message in grid.pull_messages([message_id]):
+        try:
+            messages = list(grid.pull_messages([message_id]))
+        except (httpx.HTTPError, OSError):  # the way to the SuperLink, and no node's doing
+            raise
+        except Exception as error:  # noqa: BLE001 - Flower builds what a node sent without checking it, and raises anything
+            _log.info("what node %d sent cannot be read: %s", pending[message_id], type(error).__name__)
+            return pending.pop(message_id), None
+        for message in messages:
             return pending.pop(message_id), message
     return None
 
 
-def _answer(node_id: int, message: Message, terms: Terms, collected: _Collected, seconds: float) -> Answer:
+def _answer(node_id: int, message: Message | None, terms: Terms, collected: _Collected, seconds: float) -> Answer:
     """Admit a reply or say why not; an accepted one is added to the mean at once and let go."""
+    if message is None:
+        return _silent(node_id, "not-an-update", seconds)
     if message.has_error():
         return _silent(node_id, "node-failed", seconds)
     size = _array_bytes(message.content)
@@ -212,5 +243,9 @@ def _judge(home: Home, report: _Reporter, current: VerifiedRelease, gate: Gate, 
     if not candidate.passes:
         report("refused", "; ".join(candidate.reasons))
         return
-    published = publish(home, current, candidate, number, collected.accepted)
+    try:
+        published = publish(home, current, candidate, number, collected.accepted)
+    except RefusedError as error:  # somebody published meanwhile
+        report("refused", str(error))
+        return
     report("published", f"release {published.manifest.version}", published.manifest.version)

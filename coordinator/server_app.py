@@ -1,18 +1,21 @@
 """The server part of a Flower run: finds this coordinator's folder and holds the rounds that were asked for.
 
 Runs in a process that Flower starts for the run; its only settings are the number of rounds, which comes with the run, and
-the folder, which comes with the environment of the coordinator's own processes.
+the folder, which comes with the environment of the coordinator's own processes. Flower throws away what that process
+writes to stdout and stderr, so it opens its log itself.
 """
 
 from __future__ import annotations
 
-import logging
+import sys
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from coordinator.config import find_home
+from coordinator.flower import bound_replies
 from coordinator.rounds import run_rounds
+from export import console
 
 app = ServerApp()
 
@@ -20,6 +23,9 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Hold the rounds."""
-    logging.getLogger("coordinator").setLevel(logging.INFO)
     home = find_home(None)
+    home.logs.mkdir(parents=True, exist_ok=True)
+    sys.stderr = (home.logs / "rounds.log").open("a", buffering=1)
+    console.log_to_stderr(debug=console.DEBUG)
+    bound_replies()
     run_rounds(grid, home, home.config(), int(context.run_config["rounds"]))

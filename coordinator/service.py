@@ -6,14 +6,17 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from coordinator import pki
 from coordinator.config import HOME_VARIABLE, Config, Home
 from coordinator.endpoint import create_endpoint
-from coordinator.errors import NotRunningError
+from coordinator.errors import GateRefusedError, NotRunningError
 from coordinator.flower import (
     FlowerControl,
+    FlowerUnavailable,
+    RunState,
     SuperlinkEndpoint,
     SuperlinkSettings,
     child_environment,
@@ -25,29 +28,36 @@ from coordinator.flower import (
 from coordinator.publish import adopt_base
 from coordinator.store import Role, Store
 from export import settings
-from export.errors import ResourceError, SfumatoError, UsageError
-from export.files import read_bounded
+from export.errors import RefusedError, SfumatoError, UsageError
+from export.files import held, read_bounded
 from export.flower_bundle import build_fab
-from export.invite import Invite
+from export.invite import Invite, is_host
 from export.processes import Child
 from export.signing import Trust
 from export.supervisor import Supervisor, open_log, stop_signal
 
 _TICK_S: Final = 0.5
+_PATIENCE_S: Final = 60.0
+"""How long a SuperLink may be away, which `up` starts again, and how long a run may wait for its server part."""
 
 
 def init(home: Home, name: str, host: str, port: int) -> None:
     """Make authority, keys and settings, and publish the base body as release 1.
 
     Raises:
-        UsageError: there is a coordinator here already, or the name cannot be one.
+        UsageError: there is a coordinator here already, or the name or the host cannot be one.
     """
     if home.config_file.exists():
         raise UsageError(f"there is a coordinator in {home.root} already", advice="Choose another --home.")
     if not name.strip() or len(name) > 60 or not name.isprintable():
         raise UsageError(f"{name!r} cannot be a federation's name", advice="Use 1 to 60 printable characters.")
+    if not is_host(host):
+        raise UsageError(
+            f"{host!r} cannot be this machine's name or address",
+            advice="Use a name of letters, digits, dots and dashes, or an IP address; the port is given with --port.",
+        )
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    pki.create(home, name, host)
+    pki.create(home, host)
     Trust(name, (pki.release_key(home).public_key().public_bytes_raw(),)).save(home.trust_file)
     config = Config(name=name, host=host, port=port)
     Store(home.database)
@@ -56,10 +66,15 @@ def init(home: Home, name: str, host: str, port: int) -> None:
 
 
 def run(home: Home, on_ready: Callable[[int], None]) -> None:
-    """Run until SIGTERM or Ctrl-C: the SuperLink with the public port, and the runner of rounds."""
+    """Run until SIGTERM or Ctrl-C: the SuperLink with the public port, and the runner of rounds.
+
+    Raises:
+        RefusedError: it runs already.
+    """
     place = _superlink_settings(home)
     supervisor = Supervisor()
-    with stop_signal() as stop:
+    with held(home.up_lock, "this coordinator"), stop_signal() as stop:
+        _close_rounds(home)
         try:
             endpoint = _start(home, place, supervisor)
             on_ready(endpoint.public_port)
@@ -80,19 +95,27 @@ def serve(home: Home) -> None:
     serve_superlink(place, create_endpoint(home, register))
 
 
+def serve_command(home: Home) -> list[str]:
+    """The command of `serve`; -P, since a folder called `models` where `up` was typed is not ours."""
+    return [sys.executable, "-P", "-m", "coordinator", "serve", "--home", str(home.root)]
+
+
 def invite(home: Home, alias: str, role: Role, lasts_s: float) -> str:
     """A new invite as the text to hand over.
 
     Raises:
         NotRunningError: the port is not known before the first `up`.
-        UsageError: the name cannot be one.
+        UsageError: the name cannot be one, or is a member's already.
     """
     config = home.config()
     if not alias.strip() or len(alias) > 40 or not alias.isprintable():
         raise UsageError(f"{alias!r} cannot be a member's name", advice="Use 1 to 40 printable characters.")
+    store = Store(home.database)
+    if any(node.alias == alias for node in store.nodes()):
+        raise UsageError(f"there is a member called {alias!r} already", advice="Choose another name for the invite.")
     port = config.port or _endpoint(home).public_port
     made = Invite.new(pki.ca_der(home), config.host, port)
-    Store(home.database).add_invite(made.secret, alias, role, time.time() + lasts_s)
+    store.add_invite(made.secret, alias, role, time.time() + lasts_s)
     return str(made)
 
 
@@ -122,44 +145,86 @@ def hold_rounds(home: Home, count: int, say: Callable[[str], None]) -> list[int]
 
     Raises:
         NotRunningError: `up` is not running.
-        SfumatoError: the run ended without holding any round.
+        RefusedError: rounds are being held already.
+        FlowerUnavailable: the SuperLink went away and did not come back.
+        SfumatoError: the run did not begin, or ended without holding any round.
     """
     store = Store(home.database)
     last = max((r.round for r in store.rounds()), default=0)
     with _control(home) as control:
+        with held(home.rounds_lock, "a run of rounds"):
+            pass  # the server part holds it, and would say so where nobody reads it
         run_id = control.start_run(build_fab(), {"rounds": count})
         try:
-            while not (state := control.run_status(run_id)).is_over:
-                say(_progress(store, last))
-                time.sleep(_TICK_S)
-        except KeyboardInterrupt:
-            control.stop_run(run_id)
+            state = _follow(home, control, run_id, last, say)
+        except BaseException:
+            with suppress(SfumatoError):
+                control.stop_run(run_id)
             raise
-    held = [r.round for r in store.rounds() if r.round > last]
-    if not held or state.phase != "finished":
-        where = home.logs / "rounds.log"
+        finally:
+            _close_rounds(home)
+    numbers = [r.round for r in store.rounds() if r.round > last]
+    if not numbers or state.phase != "finished":
         said = next((r.detail for r in reversed(store.rounds()) if r.round > last), state.details or state.phase)
-        raise SfumatoError(f"the rounds did not end well: {said}", advice=f"The log says more: {where}")
-    return held
+        raise SfumatoError(f"the rounds did not end well: {said}", advice=_see_log(home))
+    return numbers
 
 
-def require_success(home: Home, held: list[int]) -> None:
-    """Raise if no round led to a release; a single refused round among others is a stated outcome and no failure."""
-    rounds = [r for r in Store(home.database).rounds() if r.round in held]
+def require_success(home: Home, numbers: list[int]) -> None:
+    """Raise if no round led to a release; a single refused round among others is a stated outcome and no failure.
+
+    Raises:
+        GateRefusedError: the last one was refused.
+        SfumatoError: the last one failed.
+    """
+    rounds = [r for r in Store(home.database).rounds() if r.round in numbers]
     if not any(r.state == "published" for r in rounds):
-        raise ResourceError(
+        kind = GateRefusedError if rounds[-1].state == "refused" else SfumatoError
+        raise kind(
             f"no round led to a release; the last one ended as {rounds[-1].state}: {rounds[-1].detail}",
             advice="The current release stays in use. Hold another round.",
         )
 
 
+def _follow(home: Home, control: FlowerControl, run_id: int, last: int, say: Callable[[str], None]) -> RunState:
+    """Look on until the run is over; the SuperLink may be away for a while, but a run must begin."""
+    store = Store(home.database)
+    began = answered = time.monotonic()
+    while True:
+        try:
+            state = control.run_status(run_id)
+            answered = time.monotonic()
+        except FlowerUnavailable:
+            if time.monotonic() - answered > _PATIENCE_S:
+                raise
+        else:
+            if state.is_over:
+                return state
+            has_begun = state.phase != "pending" or any(r.round > last for r in store.rounds())
+            if not has_begun and answered - began > _PATIENCE_S:
+                raise SfumatoError(f"the run did not begin within {_PATIENCE_S:.0f} s", advice=_see_log(home))
+        say(_progress(store, last))
+        time.sleep(_TICK_S)
+
+
+def _close_rounds(home: Home) -> None:
+    """Write down as interrupted what nobody is at any more; whoever holds rounds now writes that down himself."""
+    with suppress(RefusedError), held(home.rounds_lock, "a run of rounds"):
+        Store(home.database).close_open_rounds("interrupted", time.time())
+
+
+def _see_log(home: Home) -> str:
+    return f"The log says more: {home.logs / 'rounds.log'}"
+
+
 def _start(home: Home, place: SuperlinkSettings, supervisor: Supervisor) -> SuperlinkEndpoint:
     environment = {**os.environ, HOME_VARIABLE: str(home.root)}
-    command = [sys.executable, "-m", "coordinator", "serve", "--home", str(home.root)]
     superlink_log, rounds_log = open_log(home.logs, "superlink"), open_log(home.logs, "rounds")
 
     def start_superlink() -> Child:
-        return Child.start("superlink", command, environment=child_environment(place.flwr_home, environment), log=superlink_log)
+        return Child.start(
+            "superlink", serve_command(home), environment=child_environment(place.flwr_home, environment), log=superlink_log
+        )
 
     child = supervisor.keep("superlink", start_superlink)
     endpoint = wait_for_superlink(place, child)

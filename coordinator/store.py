@@ -113,31 +113,15 @@ class Store:
         with self._transaction() as db:
             db.execute("INSERT INTO invites VALUES (?, ?, ?, ?, NULL)", (_sha256(secret), alias, role, expires))
 
-    def use_invite(self, secret: bytes, public_key: str, now: float) -> tuple[str, Role]:
-        """Take an invite, once.
-
-        Returns:
-            The alias and the role it was made for.
+    def invited(self, secret: bytes, public_key: str, now: float) -> tuple[str, Role]:
+        """What an invite is good for: the alias and the role it was made for. It stays good.
 
         Raises:
-            JoinRefusedError: unknown, used or expired; or the alias or the key is a member's already, and the invite stays
-                good. It says which, to the holder of the secret alone.
+            JoinRefusedError: unknown, used or expired; or the alias or the key is a member's already. It says which, to the
+                holder of the secret alone.
         """
         with self._transaction() as db:
-            row = db.execute(
-                "SELECT alias, role, expires, used FROM invites WHERE secret_sha256 = ?", (_sha256(secret),)
-            ).fetchone()
-            if row is None:
-                raise JoinRefusedError("this coordinator does not know that invite", advice=_ASK)
-            alias, role, expires, used = row
-            if used is not None:
-                raise JoinRefusedError("that invite has been used already", advice=_ASK)
-            if now > expires:
-                raise JoinRefusedError("that invite has expired", advice=_ASK)
-            if db.execute("SELECT 1 FROM nodes WHERE alias = ? OR public_key = ?", (alias, public_key)).fetchone():
-                raise _taken(alias)
-            db.execute("UPDATE invites SET used = ? WHERE secret_sha256 = ?", (now, _sha256(secret)))
-        return alias, _role(role)
+            return _invited(db, secret, public_key, now)
 
     def joined_with(self, secret: bytes, public_key: str) -> Node | None:
         """The member that joined with exactly this invite and key, whose answer may have been lost on its way."""
@@ -149,23 +133,20 @@ class Store:
             ).fetchone()
         return _node(*row) if row else None
 
-    def release_invite(self, secret: bytes) -> None:
-        """Make an invite good again whose joining failed on our side."""
-        with self._transaction() as db:
-            db.execute("UPDATE invites SET used = NULL WHERE secret_sha256 = ?", (_sha256(secret),))
-
-    def add_node(self, node_id: int, alias: str, role: Role, public_key: str) -> Node:
-        """Enrol a member.
+    def join(self, secret: bytes, public_key: str, node_id: int, now: float) -> Node:
+        """Use an invite up and enrol its holder, both or neither.
 
         Raises:
-            JoinRefusedError: the alias or the key is a member's already.
+            JoinRefusedError: as ``invited``, or the node's number is a member's already.
         """
-        joined = datetime.now(UTC).isoformat(timespec="seconds")
-        try:
-            with self._transaction() as db:
+        joined = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+        with self._transaction() as db:
+            alias, role = _invited(db, secret, public_key, now)
+            try:
                 db.execute("INSERT INTO nodes VALUES (?, ?, ?, ?, ?)", (str(node_id), alias, role, public_key, joined))
-        except sqlite3.IntegrityError as error:
-            raise _taken(alias) from error
+            except sqlite3.IntegrityError as error:
+                raise _taken(alias) from error
+            db.execute("UPDATE invites SET used = ? WHERE secret_sha256 = ?", (now, _sha256(secret)))
         return Node(node_id, alias, role, public_key, joined)
 
     def nodes(self) -> list[Node]:
@@ -180,6 +161,15 @@ class Store:
             number = int(db.execute("SELECT COALESCE(MAX(round), 0) + 1 FROM rounds").fetchone()[0])
             db.execute("INSERT INTO rounds VALUES (?, 'gathering', '', ?, ?, NULL)", (number, now, now))
         return number
+
+    def close_open_rounds(self, detail: str, now: float) -> None:
+        """Write down as failed whatever a process that is gone left under way."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE rounds SET state = 'failed', detail = ?, changed = ?"
+                " WHERE state IN ('gathering', 'training', 'judging')",
+                (detail, now),
+            )
 
     def set_round(self, number: int, state: RoundState, detail: str, now: float, version: int | None = None) -> None:
         """Move a round on; `detail` says what is being waited for, or what came out."""
@@ -244,6 +234,20 @@ class Store:
 
 
 _ASK = "Ask the coordinator for a new one: sfumato-coordinator invite NAME"
+
+
+def _invited(db: sqlite3.Connection, secret: bytes, public_key: str, now: float) -> tuple[str, Role]:
+    row = db.execute("SELECT alias, role, expires, used FROM invites WHERE secret_sha256 = ?", (_sha256(secret),)).fetchone()
+    if row is None:
+        raise JoinRefusedError("this coordinator does not know that invite", advice=_ASK)
+    alias, role, expires, used = row
+    if used is not None:
+        raise JoinRefusedError("that invite has been used already", advice=_ASK)
+    if now > expires:
+        raise JoinRefusedError("that invite has expired", advice=_ASK)
+    if db.execute("SELECT 1 FROM nodes WHERE alias = ? OR public_key = ?", (alias, public_key)).fetchone():
+        raise _taken(alias)
+    return alias, _role(role)
 
 
 def _node(node_id: str, alias: str, role: str, public_key: str, joined: str) -> Node:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NewType
+from typing import Final, NewType
 
-from export.errors import IntegrityError, ResourceError
+from export.errors import IntegrityError, RefusedError, ResourceError
 
 Digest = NewType("Digest", str)
 """A sha256 in lower-case hexadecimal."""
+
+_STALE_S: Final = 3600.0
+"""No folder of ours is being filled for so long: whoever began it is gone."""
 
 
 def digest_of(data: bytes) -> Digest:
@@ -56,10 +62,12 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        raise _no_room(path, error) from error
+        if isinstance(error, OSError):
+            raise _no_room(path, error) from error
+        raise
 
 
 def write_json(path: Path, value: object, mode: int = 0o644) -> None:
@@ -76,18 +84,22 @@ def canonical_json(value: object) -> bytes:
 def write_folder_atomic(target: Path, fill: Callable[[Path], None], mode: int = 0o755) -> None:
     """Make a folder appear whole: ``fill`` writes into a sibling, which is then renamed to ``target``.
 
+    What a kill has left beside the target is put right first: an old folder that was moved aside comes back if the new one
+    had not taken its place, and the rest is swept.
+
     Args:
         target: replaced as one if it exists.
         fill: writes what belongs into the folder it is given.
         mode: of the folder; 0o700 keeps what is in it from other users of the machine.
 
     Raises:
-        ResourceError: the disk is full or not writable; nothing of the folder is left.
+        ResourceError: the disk is full or not writable; nothing of the new folder is left, and the old one is in its place.
     """
     staging = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
     aside = staging.with_suffix(".old")
     try:
         staging.parent.mkdir(parents=True, exist_ok=True)
+        _put_right(target)
         staging.mkdir(mode=mode)
         fill(staging)
         for path in sorted(staging.rglob("*")):  # folders too: they list the files in them
@@ -95,7 +107,12 @@ def write_folder_atomic(target: Path, fill: Callable[[Path], None], mode: int = 
         _sync_folder(staging)
         if target.exists():  # moved aside, not deleted: between the two renames nothing is lost
             target.replace(aside)
-        staging.replace(target)
+        try:
+            staging.replace(target)
+        except OSError:
+            with suppress(OSError):
+                aside.replace(target)
+            raise
         _sync_folder(target.parent)
     except OSError as error:
         raise _no_room(target, error) from error
@@ -103,6 +120,48 @@ def write_folder_atomic(target: Path, fill: Callable[[Path], None], mode: int = 
         shutil.rmtree(staging, ignore_errors=True)
         if target.exists():
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_right(target: Path) -> None:
+    """Finish or undo what killed writers of ``target`` left, but for what may still be another's work in progress."""
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}\.(part|old)")
+    left = [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]
+    aside = [path for path in left if path.suffix == ".old"]
+    if aside and not target.exists():
+        max(aside, key=lambda path: path.stat().st_ctime_ns).replace(target)
+    for path in left:
+        with suppress(FileNotFoundError):  # whoever made it has just ended
+            if path.suffix == ".old" or time.time() - path.stat().st_mtime > _STALE_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def held(path: Path, what: str) -> Iterator[None]:
+    """Keep a second process from doing the same here at the same time; the system lets go when this one dies.
+
+    Args:
+        path: the lock's file; it is empty and stays.
+        what: is going on, for whom it is refused: "a round".
+
+    Raises:
+        RefusedError: somebody holds it already.
+        ResourceError: the lock's file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _no_room(path, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RefusedError(
+                f"{what} is running already", advice="Wait until it has ended, or end it, and run the same command again."
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_file(path: Path) -> None:

@@ -9,9 +9,7 @@ is a stored zip with fixed dates and a manifest; `tests/export/test_flower_bundl
 own builder. Two traps follow from that: Flower re-dumps `pyproject.toml`, so the file must stay in the shape its TOML
 writer gives (no comments), and it packs every text file it finds, so `_SOURCES` must name them all.
 
-What the run configuration in `flower_app/pyproject.toml` means (a run may override these keys and no others):
-`rounds` to hold, `deadline-s` of one round in seconds, `quorum` of accepted updates, `job` the name of an order in the
-coordinator's home (it also reaches the nodes, so it is not a secret).
+A run may override the keys of the configuration in `flower_app/pyproject.toml` and no others: `rounds` to hold.
 """
 
 import io

@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 from dataclasses import dataclass
@@ -82,6 +83,16 @@ class Invite:
             raise InviteError("the invite is of another version", advice="Update Sfumato on both machines.")
         fingerprint, secret = payload[1 : 1 + _FINGERPRINT_BYTES], payload[1 + _FINGERPRINT_BYTES :]
         return cls(fingerprint, secret, place[1].strip("[]"), int(place[2]))
+
+
+def is_host(text: str) -> bool:
+    """Whether a name or address can stand in an invite, and so in a certificate."""
+    if ":" not in text:
+        return _ADDRESS.fullmatch(f"{text}:1") is not None
+    try:
+        return _ADDRESS.fullmatch(f"[{ipaddress.IPv6Address(text)}]:1") is not None
+    except ValueError:
+        return False
 
 
 def fingerprint_of(ca_der: bytes) -> bytes:

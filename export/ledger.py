@@ -1,15 +1,21 @@
-"""An append-only account whose every line holds the digest of the line before: a changed or missing line shows."""
+"""An append-only account whose every line holds the digest of the line before: a changed or missing line shows.
+
+All but the end: nothing comes after the last line that could tell whether it was changed, or how many were dropped there.
+Whoever must know compares with a copy, or with the digest of a line he wrote down.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import RawIOBase
 from pathlib import Path
-from typing import IO, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from export.errors import IntegrityError, ResourceError
 from export.files import canonical_json, digest_of
@@ -34,14 +40,15 @@ class Ledger:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
+            # Unbuffered: what could not be written must not be waiting to be written again.
+            with self.path.open("a+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                size, last = _tail(file)
-                line = self._line(entry, last)
+                size, last, end = _tail(file)
+                line = end + self._line(entry, last)
                 file.truncate(size)  # of what a crash in mid-write left after the last whole line
                 try:
-                    file.write(line)
-                    file.flush()
+                    if file.write(line) < len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     os.fsync(file.fileno())
                 except OSError:
                     file.truncate(size)
@@ -56,24 +63,23 @@ class Ledger:
         """Every line, oldest first; the file may not exist yet.
 
         Raises:
-            IntegrityError: the chain is broken: a line was changed, removed or put in.
+            IntegrityError: the chain is broken: a line before the last was changed, removed or put in.
         """
         if not self.path.exists():
             return []
         entries: list[dict[str, Value]] = []
         before = _START
         with self.path.open("rb") as file:
-            number = 0
             while (line := file.readline(_LINE_MAX_BYTES)).endswith(b"\n"):
-                number += 1
-                entry = _parsed(line)
-                if entry is None or entry.get("before") != before:
-                    raise _changed(number)
+                entry = _linked(line, before)
+                if entry is None:
+                    raise _changed(len(entries) + 1)
                 before = digest_of(line[:-1])
                 entries.append(entry)
         if len(line) == _LINE_MAX_BYTES:
-            raise _changed(number + 1)
-        return entries
+            raise _changed(len(entries) + 1)
+        cut = _linked(line, before)
+        return entries if cut is None else [*entries, cut]
 
     @staticmethod
     def _line(entry: Mapping[str, Value], last: bytes | None) -> bytes:
@@ -85,16 +91,20 @@ class Ledger:
         return line
 
 
-def _tail(file: IO[bytes]) -> tuple[int, bytes | None]:
-    """Where the last whole line ends, and that line without its end.
+def _tail(file: RawIOBase) -> tuple[int, bytes | None, bytes]:
+    """Where the last whole line ends, that line without its end, and the end it lacks.
 
-    A line counts once its end is on disk. Whoever wrote a part of one was never told that it stands, and did not act on it.
+    A line counts once all of it is on disk, with its end or without. Whoever wrote a part of one was never told that it
+    stands, and did not act on it.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 2 * _LINE_MAX_BYTES))
-    tail = file.read()
-    whole = tail[: tail.rfind(b"\n") + 1]
-    return size - len(tail) + len(whole), whole[:-1].rpartition(b"\n")[2] if whole else None
+    tail = file.read() or b""
+    whole, _, cut = tail.rpartition(b"\n")
+    last = whole.rpartition(b"\n")[2] if len(cut) < len(tail) else None
+    if _linked(cut, _START if last is None else digest_of(last)) is not None:
+        return size, cut, b"\n"
+    return size - len(cut), last, b""
 
 
 def _changed(number: int) -> IntegrityError:
@@ -103,9 +113,10 @@ def _changed(number: int) -> IntegrityError:
     )
 
 
-def _parsed(line: bytes) -> dict[str, Value] | None:
+def _linked(line: bytes, before: str) -> dict[str, Value] | None:
+    """The entry of a line, if it is one and holds that digest."""
     try:
         entry = json.loads(line)
     except ValueError:
         return None
-    return entry if isinstance(entry, dict) else None
+    return entry if isinstance(entry, dict) and entry.get("before") == before else None

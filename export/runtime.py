@@ -1,4 +1,4 @@
-"""Open a compiled graph and run it: ``run(arrays) -> arrays``, bounded in threads, warmed before first use.
+"""Open a compiled graph and run it: ``run(arrays) -> arrays``, bounded in threads.
 
 Whoever calls ``open_engine`` has verified the bytes. Only ONNX Runtime's CPU provider is asked for here; the engine says
 which runtime and precision it really is, since a silent fallback is the commonest lie in this trade.
@@ -15,7 +15,6 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from export.errors import IntegrityError
-from models.contract import Signature
 from models.samplers import Feed
 
 Precision = Literal["fp32", "int8"]
@@ -73,15 +72,6 @@ def open_engine(model: bytes, what: str, threads: int = DEFAULT_THREADS) -> Onnx
             advice="Install the release again with: sfumato release install",
         ) from error
     return OnnxRuntimeEngine(session)
-
-
-def warm(engine: Engine, signature: Signature, side: int = 64) -> None:
-    """Run a small grey picture, so that the first real one does not pay for memory and code that load lazily."""
-    photo = np.full((1, side, side, 3), 128, np.uint8)
-    feed: dict[str, npt.NDArray[np.generic]] = {signature.content.name: photo}
-    if signature.code.name in inputs_of(engine):
-        feed[signature.code.name] = np.zeros([d or 1 for d in signature.code.shape], np.float32)
-    engine.run(feed)
 
 
 def inputs_of(engine: Engine) -> tuple[str, ...]:

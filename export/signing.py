@@ -59,9 +59,13 @@ class Trust:
 
     def save(self, path: Path) -> None:
         """Write the trust file."""
+        write_json(path, self.to_plain())
+
+    def to_plain(self) -> dict[str, object]:
+        """The same as JSON data; see ``from_plain``."""
         keys = [base64.b64encode(key).decode() for key in self.keys]
         plain = {"federation": self.federation, "keys": keys, "threshold": self.threshold}
-        write_json(path, {**plain, "highest_version": self.highest_version})
+        return {**plain, "highest_version": self.highest_version}
 
     @classmethod
     def from_plain(cls, plain: object) -> Trust:

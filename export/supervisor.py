@@ -57,10 +57,9 @@ class Supervisor:
                 if now - kept.started > _HEALTHY_S:
                     kept.pause_s = _FIRST_PAUSE_S
                 _log.warning("%s ended with code %d, starting it again in %.0f s", name, code, kept.pause_s)
-                kept.not_before = now + kept.pause_s
-                kept.pause_s = min(2 * kept.pause_s, _LONGEST_PAUSE_S)
+                _pause(kept, now)
             elif now >= kept.not_before:
-                kept.child, kept.started, kept.not_before = kept.start(), now, 0.0
+                _start(name, kept, now)
 
     def rest(self, name: str) -> None:
         """End a child and leave it ended until ``resume``; a name that is not kept is passed over."""
@@ -73,11 +72,26 @@ class Supervisor:
         """Start a resting child again."""
         kept = self._kept.get(name)
         if kept is not None and not kept.is_wanted:
-            kept.is_wanted, kept.child, kept.started, kept.not_before = True, kept.start(), time.monotonic(), 0.0
+            kept.is_wanted = True
+            _start(name, kept, time.monotonic())
 
     def stop(self) -> None:
         """End every child and all its descendants."""
         stop_all([kept.child for kept in self._kept.values()])
+
+
+def _start(name: str, kept: _Kept, now: float) -> None:
+    """Start a child, or leave it for later: a machine that is short of processes or memory may have some again."""
+    try:
+        kept.child, kept.started, kept.not_before = kept.start(), now, 0.0
+    except OSError as error:
+        _log.warning("%s could not be started (%s), trying again in %.0f s", name, error.strerror, kept.pause_s)
+        _pause(kept, now)
+
+
+def _pause(kept: _Kept, now: float) -> None:
+    kept.not_before = now + kept.pause_s
+    kept.pause_s = min(2 * kept.pause_s, _LONGEST_PAUSE_S)
 
 
 @contextmanager

@@ -111,6 +111,8 @@ def build_test_fab(folder: Path, server_source: str = SERVER_SOURCE) -> bytes:
     app_dir = folder / "app"
     shutil.copytree(APP_DIR, app_dir, dirs_exist_ok=True)
     (app_dir / "sfumato_app" / "server.py").write_text(server_source)
+    with (app_dir / "pyproject.toml").open("a") as config:  # ends with the table of what a run may override
+        config.write("deadline-s = 3600.0\nquorum = 2\n")
     return build_fab(app_dir)
 
 

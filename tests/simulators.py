@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Mu
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import pytest
@@ -22,15 +22,21 @@ import torch
 import uvicorn
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.serde import recorddict_to_proto
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_all_nested_objects,
+    no_object_id_recompute,
+)
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import http_grid
 from starlette.requests import Request
 from starlette.responses import Response
 
 import coordinator.config
 import edge_node.config
 from coordinator import rounds, service
-from coordinator.store import Store
+from coordinator.flower import bound_replies
+from coordinator.store import Node, Role, Store
 from edge_node.styles import Lineage
 from export import backbones, base, release, settings
 from export.files import write_atomic
@@ -53,7 +59,7 @@ _TRAINING_STEPS: Final = 20
 
 NodeHome: TypeAlias = edge_node.config.Home
 CoordinatorHome: TypeAlias = coordinator.config.Home
-Answers: TypeAlias = Callable[[Message], Message | None]
+Answers: TypeAlias = "Callable[[Message], Message | Objects | None]"
 """What a node makes of a message; None is silence."""
 Asgi: TypeAlias = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
@@ -106,6 +112,7 @@ def install_world(patch: pytest.MonkeyPatch, packaged: VerifiedRelease) -> None:
         return packaged
 
     patch.setattr(base, "load", load)
+    bound_replies()
     for name in ("_run_id", "_node_id", "_task_id"):  # Flower lets nobody make a message outside a task
         patch.setattr(TaskIdentity, name, 1)
 
@@ -145,9 +152,40 @@ def until(condition: Callable[[], bool], what: str, deadline_s: float = 60.0) ->
 # --- Rounds without Flower's processes ---------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """A reply as it travels: Flower's objects, deflated, by their digests."""
+
+    message_id: str
+    contents: dict[str, bytes]
+
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        """Of what Flower itself would send."""
+        with no_object_id_recompute():
+            return cls(message.object_id, {name: o.deflate() for name, o in get_all_nested_objects(message).items()})
+
+    def changed(self, kind: type[InflatableObject], change: Callable[[bytes], bytes]) -> Self:
+        """The same, but for its object of that kind. It keeps its name, which nobody compares any more at this end."""
+        name = self.name_of(kind)
+        return replace(self, contents={**self.contents, name: change(self.contents[name])})
+
+    def name_of(self, kind: type[InflatableObject]) -> str:
+        """The digest of its object of that kind."""
+        return next(name for name, content in self.contents.items() if content.startswith(kind.__qualname__.encode() + b" "))
+
+
+def put_together(name: str, contents: dict[str, bytes]) -> InflatableObject:
+    """As Flower's grid does, which looks the function up under this name."""
+    return http_grid.inflate_object_from_contents(name, contents)  # type: ignore[attr-defined]
+
+
 @dataclass(slots=True)
 class SimulatedGrid:
-    """Flower's ``Grid`` in memory: replies are computed when they are fetched, and every byte of them is kept."""
+    """Flower's ``Grid`` in memory: replies are computed when they are fetched, and every byte of them is kept.
+
+    They are taken apart and put together by Flower's own functions, since that is where a bad one does its harm.
+    """
 
     nodes: Mapping[int, Answers]
     pushed: list[Message] = field(default_factory=list)
@@ -169,10 +207,12 @@ class SimulatedGrid:
             asked.metadata.__dict__["_message_id"] = message_id
             reply = self.nodes[node](asked)
             if reply is not None:
-                if reply.has_content():
-                    wire_bytes = recorddict_to_proto(reply.content).SerializeToString()
-                    self.sent[node] = self.sent.get(node, b"") + wire_bytes
-                yield reply
+                objects = reply if isinstance(reply, Objects) else Objects.of(reply)
+                self.sent[node] = self.sent.get(node, b"") + b"".join(objects.contents.values())
+                message = put_together(objects.message_id, dict(objects.contents))
+                assert isinstance(message, Message)
+                message.metadata.__dict__["_message_id"] = objects.message_id
+                yield message
 
 
 def running(app: ClientApp) -> Answers:
@@ -224,9 +264,16 @@ def make_coordinator(folder: Path, **changes: Any) -> CoordinatorHome:
 
 
 def enrol(home: CoordinatorHome, *node_ids: int) -> None:
-    """Make artists members without their joining."""
+    """Make artists members without their machines' doing."""
     for node_id in node_ids:
-        Store(home.database).add_node(node_id, f"artist-{node_id}", "artist", f"key-{node_id}")
+        add_member(Store(home.database), node_id, f"artist-{node_id}")
+
+
+def add_member(store: Store, node_id: int, alias: str, role: Role = "artist", key: str = "") -> Node:
+    """Make somebody a member by an invite of his own."""
+    secret = f"{node_id} {alias} {key}".encode()
+    store.add_invite(secret, alias, role, expires=100.0)
+    return store.join(secret, key or f"key-{node_id}", node_id, now=1.0)
 
 
 def hold_rounds(patch: pytest.MonkeyPatch, home: CoordinatorHome, grid: SimulatedGrid, count: int = 1) -> None:

@@ -5,6 +5,7 @@ would, but for one thing.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
 
 from coordinator import publish, rounds
 from coordinator.admission import Accepted
@@ -23,7 +25,7 @@ from export.signing import VerifiedRelease
 from models import privacy, wire
 from models.update import Assignment, Update
 from tests import simulators
-from tests.simulators import Answers, CoordinatorHome, SimulatedGrid, honest, movement
+from tests.simulators import Answers, CoordinatorHome, Objects, SimulatedGrid, honest, movement
 
 CLIP: Final = 0.05
 PRIVATE_PATH: Final = "/home/artist/private/portrait-of-anna.png"
@@ -86,6 +88,42 @@ def with_array(array: Array) -> Answers:
     return hand_made(lambda arrays, _header: arrays.update({"flat": array}))
 
 
+def taken_apart(change: Callable[[Objects], Objects]) -> Answers:
+    """A node that sends honest objects but for one change, which no program of ours would have put together."""
+
+    def answer(message: Message) -> Objects:
+        reply = honest(7)(message)
+        assert isinstance(reply, Message)
+        return change(Objects.of(reply))
+
+    return answer
+
+
+def without_content(objects: Objects) -> Objects:
+    return objects.changed(Message, lambda content: re.sub(rb"^Message \S+ ", b"Message  ", content))
+
+
+def with_another_content(objects: Objects) -> Objects:
+    """Its arrays where a record of records should be."""
+    old, new = objects.name_of(RecordDict).encode(), objects.name_of(ArrayRecord).encode()
+    return objects.changed(Message, lambda content: content.replace(old, new))
+
+
+def with_junk(objects: Objects) -> Objects:
+    return objects.changed(RecordDict, lambda content: content.partition(b"\0")[0] + b"\0{junk")
+
+
+def with_a_shape_of_words(objects: Objects) -> Objects:
+    return objects.changed(Array, lambda content: content.replace(b'"shape": [', b'"shape": ["many", '))
+
+
+def blown_up(objects: Objects) -> Objects:
+    """One chunk, named so often that a kilobyte of numbers asks for 65 megabytes."""
+    once = len(objects.contents[objects.name_of(ArrayChunk)])
+    often = b", ".join([b"0"] * (65 * 2**20 // once))
+    return objects.changed(Array, lambda content: content.replace(b'"arraychunk_ids": [0]', b'"arraychunk_ids": [%b]' % often))
+
+
 def in_words_only(message: Message) -> Message:
     return Message(Error(code=8, reason=f"cannot read {PRIVATE_PATH}"), reply_to=message)
 
@@ -139,6 +177,11 @@ ATTACKS: Final[dict[str, tuple[Answers, str]]] = {
         "not-an-update",
     ),
     "a bomb": (with_array(Array("float32", (2,), "numpy.ndarray", bytes(1_000_000))), "not-an-update"),
+    "junk where records should be": (taken_apart(with_junk), "not-an-update"),
+    "neither content nor error": (taken_apart(without_content), "not-an-update"),
+    "arrays where records should be": (taken_apart(with_another_content), "not-an-update"),
+    "a shape of words": (taken_apart(with_a_shape_of_words), "not-an-update"),
+    "a chunk that is named too often": (taken_apart(blown_up), "not-an-update"),
     "something else": (garbage, "not-an-update"),
     "an error that names a path": (in_words_only, "node-failed"),
     "nothing": (silence, "no-answer"),

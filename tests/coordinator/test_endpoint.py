@@ -10,7 +10,16 @@ import pytest
 from coordinator import publish, service
 from coordinator.endpoint import create_endpoint
 from coordinator.errors import JoinRefusedError
-from coordinator.store import Store
+from coordinator.flower import FlowerUnavailable
+from coordinator.store import Role, Store
+from export.errors import (
+    IntegrityError,
+    NotConfiguredError,
+    RefusedError,
+    ResourceError,
+    SfumatoError,
+    UsageError,
+)
 from export.invite import Invite
 from export.ledger import Ledger
 from export.signing import MANIFEST, SIGNATURES, Trust, VerifiedRelease
@@ -37,8 +46,8 @@ def client(hub: CoordinatorHome, flower: Registry) -> Asgi:
     return create_endpoint(hub, flower)
 
 
-def invite(hub: CoordinatorHome, alias: str = "Ada") -> bytes:
-    return Invite.parse(service.invite(hub, alias, "artist", 3600.0)).secret
+def invite(hub: CoordinatorHome, alias: str = "Ada", role: Role = "artist") -> bytes:
+    return Invite.parse(service.invite(hub, alias, role, 3600.0)).secret
 
 
 def joining(secret: bytes, key: str = KEY) -> bytes:
@@ -90,9 +99,10 @@ def test_an_answer_that_was_lost_is_given_again(hub: CoordinatorHome, client: As
 def test_flower_is_not_told_of_a_key_whose_owner_chose_a_taken_name(
     hub: CoordinatorHome, client: Asgi, flower: Registry
 ) -> None:
-    join(client, joining(invite(hub, "Ada")))
+    first, second = invite(hub, "Ada"), invite(hub, "Ada")
+    join(client, joining(first))
 
-    answer = join(client, joining(invite(hub, "Ada"), "ecdsa-sha2-nistp384 BBBB"))
+    answer = join(client, joining(second, "ecdsa-sha2-nistp384 BBBB"))
 
     assert (answer.status, answer.json()["error"]) == (
         403,
@@ -123,6 +133,71 @@ def test_an_invite_whose_joining_failed_on_our_side_is_good_again(hub: Coordinat
     assert (first.status, first.json()["error"]) == (403, "Flower says no")
     assert (second.status, second.json()) == (500, {"error": "the coordinator failed"})
     assert third.status == 200
+
+
+def test_a_kill_after_flower_was_told_leaves_the_invite_good(
+    hub: CoordinatorHome, client: Asgi, flower: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = invite(hub)
+
+    def kill(*_arguments: object, **_named: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "join", kill)
+        with pytest.raises(SystemExit):
+            join(client, joining(secret))
+    assert list(flower.keys) == [KEY.encode()]
+
+    assert join(client, joining(secret)).json()["node_id"] == str(flower.keys[KEY.encode()])
+
+
+def test_a_gallery_joins_without_flowers_knowing_of_it(hub: CoordinatorHome, client: Asgi, flower: Registry) -> None:
+    said = join(client, joining(invite(hub, "the gallery", "gallery"))).json()
+
+    assert said["role"] == "gallery"
+    assert 0 <= int(said["node_id"]) < 2**63
+    assert flower.keys == {}
+
+
+def test_a_newcomer_is_told_of_no_newer_version_than_the_served_one(hub: CoordinatorHome, client: Asgi) -> None:
+    Trust.load(hub.trust_file).having_seen(9).save(hub.trust_file)
+
+    said = join(client, joining(invite(hub))).json()
+
+    assert Trust.from_plain(said["trust"]).highest_version == 1
+
+
+class FailedError(SfumatoError):
+    """An error of no known kind."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "is_said"),
+    [
+        (JoinRefusedError("no", advice="why"), 403, True),
+        (RefusedError("no", advice="why"), 403, True),
+        (UsageError("no", advice="why"), 400, True),
+        (FailedError("no", advice="why"), 400, True),
+        (IntegrityError("no", advice="why"), 503, True),
+        (FlowerUnavailable("/home/secret", advice="why"), 503, False),
+        (ResourceError("/home/secret", advice="why"), 503, False),
+        (NotConfiguredError("/home/secret", advice="why"), 503, False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_went_wrong_is_told_by_its_kind_and_our_own_trouble_without_its_words(
+    hub: CoordinatorHome, error: SfumatoError, status: int, *, is_said: bool
+) -> None:
+    def fail(_key: bytes) -> int:
+        raise error
+
+    answer = join(create_endpoint(hub, fail), joining(invite(hub)))
+
+    assert answer.status == status
+    assert answer.json()["error"] == ("no" if is_said else "the coordinator cannot answer now")
+    assert answer.json()["advice"]
+    assert b"secret" not in answer.body
 
 
 @pytest.mark.parametrize(

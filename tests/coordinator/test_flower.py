@@ -13,6 +13,10 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from flwr.app import Array
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.superlink.grid import http_grid
 from starlette.applications import Starlette
 
 from coordinator import flower
@@ -37,6 +41,7 @@ from tests.flower_harness import (
     superlink_settings,
     until,
 )
+from tests.simulators import Clock, put_together
 
 FLEET = "/v1/fleet/pull-messages"
 
@@ -62,6 +67,47 @@ def test_flowers_app_has_node_authentication_and_a_secret(tmp_path: Path) -> Non
     assert settings.database.exists()
 
 
+def repeated(times: int) -> dict[str, bytes]:
+    """An array of 1 MiB as Flower sends it, whose one chunk is named so many times."""
+    array = Array("float32", (1,), "numpy.ndarray", bytes(2**20))
+    contents = {name: o.deflate() for name, o in get_all_nested_objects(array).items()}
+    named = b'"arraychunk_ids": [%b]' % b", ".join([b"0"] * times)
+    assert b'"arraychunk_ids": [0]' in contents[array.object_id]
+    contents["array"] = contents.pop(array.object_id).replace(b'"arraychunk_ids": [0]', named)
+    return contents
+
+
+@pytest.mark.parametrize(("times", "is_refused"), [(1, False), (63, False), (65, True), (200, True)])
+def test_an_array_whose_chunks_come_again_and_again_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, times: int, *, is_refused: bool
+) -> None:
+    monkeypatch.setattr(http_grid, "inflate_object_from_contents", inflate_object_from_contents)
+    # Flower itself puts together whatever is asked for; when it does not any more, ours can go.
+    whole = put_together("array", repeated(times))
+    assert isinstance(whole, Array)
+    assert len(whole.data) == times * 2**20
+
+    flower.bound_replies()
+
+    if is_refused:
+        with pytest.raises(ValueError, match="the reply is too large"):
+            put_together("array", repeated(times))
+    else:
+        assert put_together("array", repeated(times)) == whole
+
+
+def test_many_arrays_are_bounded_together() -> None:
+    contents = repeated(40)
+    contents |= {"another": contents["array"].replace(b'"float32"', b'"float16"')}
+
+    with pytest.raises(ValueError, match="the reply is too large"):
+        flower._inflate_bounded("array", contents)
+
+
+def test_flowers_grid_puts_replies_together_by_the_name_that_is_bounded() -> None:
+    assert "inflate_object_from_contents" in http_grid.HttpGrid.pull_messages.__code__.co_names
+
+
 # --- Processes of the coordinator ------------------------------------------------------------------------------------
 
 
@@ -82,22 +128,32 @@ def test_superlink_refuses_an_environment_that_is_not_a_childs(
         flower.serve_superlink(settings, Starlette())
 
 
-def test_a_taken_port_is_refused_by_name() -> None:
+def test_a_port_that_stays_taken_is_refused_by_name_and_no_other_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower, "time", Clock())
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(FlowerUnavailable, match=f"port {taken.getsockname()[1]} "),
-        flower._listen("127.0.0.1", taken.getsockname()[1], 0),
+        pytest.raises(FlowerUnavailable, match=f"port {taken.getsockname()[1]} ") as caught,
+        flower._listen("127.0.0.1", taken.getsockname()[1]),
     ):
         pass
 
+    assert "this port" in caught.value.advice
 
-def test_port_zero_means_the_last_one_while_it_is_free() -> None:
-    last = free_port()
 
-    with flower._listen("127.0.0.1", 0, last) as first:
-        assert first.getsockname()[1] == last
-        with flower._listen("127.0.0.1", 0, last) as second:
-            assert second.getsockname()[1] != last
+def test_a_port_that_comes_free_in_time_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    clock = Clock()
+    monkeypatch.setattr(flower, "time", clock)
+    monkeypatch.setattr(clock.__class__, "sleep", lambda _self, _seconds: taken.close())
+
+    with flower._listen("127.0.0.1", port) as listener:
+        assert listener.getsockname()[1] == port
+
+
+def test_port_zero_is_any_port() -> None:
+    with flower._listen("127.0.0.1", 0) as listener:
+        assert listener.getsockname()[1] > 0
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"pid": 1}', b'{"loopback_port": "x"}', b"7" * 9999])

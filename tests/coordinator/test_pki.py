@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder
 from cryptography.x509.verification import Store as Authorities
 
@@ -18,7 +18,7 @@ from coordinator.config import Home
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("hub"))
-    pki.create(home, "guild", "gallery.example")
+    pki.create(home, "gallery.example")
     return home
 
 
@@ -56,10 +56,17 @@ def test_the_server_is_known_by_loopback_addresses(home: Home) -> None:
 
 def test_a_host_that_is_an_address_is_named_as_one(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    pki.create(home, "guild", "192.0.2.7")
+    pki.create(home, "192.0.2.7")
     names = chain_of(home)[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
 
     assert ipaddress.ip_address("192.0.2.7") in names.get_values_for_type(x509.IPAddress)
+
+
+def test_the_authoritys_name_is_no_longer_than_x509_has_room_for(home: Home) -> None:
+    _, authority = chain_of(home)
+
+    (name,) = authority.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert name.value == "Sfumato federation"
 
 
 def test_a_box_that_thinks_it_is_1970_takes_them(home: Home) -> None:
@@ -93,7 +100,7 @@ def test_the_release_key_is_ed25519_and_another_is_refused(home: Home) -> None:
 
 def test_two_coordinators_share_nothing(home: Home, tmp_path: Path) -> None:
     other = Home(tmp_path)
-    pki.create(other, "guild", "gallery.example")
+    pki.create(other, "gallery.example")
 
     assert pki.ca_der(other) != pki.ca_der(home)
     assert pki.release_key(other).public_key() != pki.release_key(home).public_key()

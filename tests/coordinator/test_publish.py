@@ -11,7 +11,8 @@ from coordinator import pki, publish
 from coordinator.errors import GateRefusedError
 from coordinator.gate import Candidate
 from export import release
-from export.errors import IntegrityError, NotConfiguredError, ResourceError
+from export.errors import IntegrityError, NotConfiguredError, RefusedError, ResourceError
+from export.files import held
 from export.ledger import Ledger
 from export.signing import Trust, VerifiedRelease
 from tests import releases, simulators
@@ -121,6 +122,50 @@ def test_a_number_is_never_used_twice_even_if_the_memory_of_it_is_gone(hub: Coor
     replace(trust, highest_version=0).save(hub.trust_file)
 
     assert put_out(hub).manifest.version == 3
+
+
+@pytest.mark.parametrize("killed_at", ["ledger", "current", "trust"])
+def test_a_kill_in_the_middle_leaves_a_newcomer_able_to_install_what_is_served(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    def kill(*_arguments: object, **_named: object) -> None:
+        raise KeyboardInterrupt
+
+    step = {"ledger": (Ledger, "append"), "current": (publish, "write_atomic"), "trust": (Trust, "save")}[killed_at]
+    with monkeypatch.context() as patch:
+        patch.setattr(*step, kill)
+        with pytest.raises(KeyboardInterrupt):
+            put_out(hub)
+
+    served = publish.current_release(hub).manifest.version
+    assert served == (2 if killed_at == "trust" else 1)
+    assert Trust.load(hub.trust_file).highest_version <= served
+    assert [entry["version"] for entry in Ledger(hub.ledger_file).entries()] == ([1] if killed_at == "ledger" else [1, 2])
+    assert put_out(hub).manifest.version == 3
+
+
+def test_a_candidate_judged_against_another_release_than_the_served_is_refused(hub: CoordinatorHome) -> None:
+    judged, first = candidate(hub), publish.current_release(hub)
+    put_out(hub)
+
+    with pytest.raises(GateRefusedError, match="another release was published") as caught:
+        publish.publish(hub, first, judged, 2, 3)
+
+    assert caught.value.advice
+    assert publish.versions(hub) == [1, 2]
+
+
+def test_two_who_publish_at_once_are_told_apart(hub: CoordinatorHome) -> None:
+    put_out(hub)
+    made = candidate(hub)
+
+    with held(hub.publish_lock, "publishing"):
+        with pytest.raises(RefusedError, match="publishing is running already"):
+            publish.publish(hub, publish.current_release(hub), made, 2, 3)
+        with pytest.raises(RefusedError, match="publishing is running already"):
+            publish.publish_again(hub, 2)
+
+    assert publish.versions(hub) == [1, 2]
 
 
 def test_everything_published_stands_in_the_ledger(hub: CoordinatorHome) -> None:

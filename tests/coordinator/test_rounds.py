@@ -6,20 +6,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
 from coordinator import publish, rounds
-from coordinator.gate import Gate
+from coordinator.gate import Candidate, Gate
 from coordinator.store import Store
 from export import release
-from export.errors import SfumatoError
+from export.errors import RefusedError, SfumatoError
+from export.files import held
 from export.ledger import Ledger
 from export.signing import VerifiedRelease
 from models import wire
-from tests import simulators
-from tests.simulators import Clock, CoordinatorHome, SimulatedGrid, hold_rounds, honest
+from models.update import Arrays
+from tests import releases, simulators
+from tests.simulators import Clock, CoordinatorHome, Objects, SimulatedGrid, hold_rounds, honest
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def test_too_few_nodes_online_end_the_run_with_advice(hub: CoordinatorHome, monk
 
 
 def test_galleries_are_not_asked_to_train(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    Store(hub.database).add_node(7, "the gallery", "gallery", "key-7")
+    simulators.add_member(Store(hub.database), 7, "the gallery", "gallery")
     grid = SimulatedGrid({1: honest(1), 2: honest(2), 7: honest(7)})
 
     hold_rounds(monkeypatch, hub, grid)
@@ -119,10 +122,25 @@ def test_a_silent_node_costs_its_deadline_and_nothing_else(hub: CoordinatorHome,
     assert Store(hub.database).rounds()[0].state == "published"
 
 
+def test_a_reply_that_came_in_time_counts_however_late_it_is_looked_at(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(rounds, "time", clock)
+
+    def slow_to_fetch(message: Message) -> Message | Objects | None:
+        clock.sleep(6.0)  # the whole deadline and more
+        return honest(1)(message)
+
+    rounds.run_rounds(SimulatedGrid({1: slow_to_fetch, 2: honest(2)}), hub, hub.config(), 1)
+
+    assert [(a.node_id, a.accepted) for a in Store(hub.database).answers(1)] == [(1, True), (2, True)]
+
+
 def test_a_failed_round_does_not_keep_the_next_from_being_held(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Message] = []
 
-    def moody(message: Message) -> Message | None:
+    def moody(message: Message) -> Message | Objects | None:
         asked.append(message)
         return honest(2)(message) if wire.unpack_assignment(message.content).round > 1 else None
 
@@ -134,8 +152,8 @@ def test_a_failed_round_does_not_keep_the_next_from_being_held(hub: CoordinatorH
 def test_a_refused_round_publishes_nothing_and_says_why(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Gate.judge
 
-    def strict(self: Gate, body: object, fit_steps: int | None = None) -> object:
-        return replace(judge(self, body, fit_steps), reasons=("not good enough", "nor even"))  # type: ignore[arg-type]
+    def strict(self: Gate, body: Arrays) -> Candidate:
+        return replace(judge(self, body), reasons=("not good enough", "nor even"))
 
     monkeypatch.setattr(Gate, "judge", strict)
     hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
@@ -160,10 +178,75 @@ def test_an_error_of_the_program_ends_the_round_as_failed_without_its_words(
     assert (round_.state, round_.detail) == ("failed", "an error of the program: ZeroDivisionError")
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+def test_a_run_that_is_stopped_leaves_no_round_under_way(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def stop(_message: Message) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: stop}))
+
+    (round_,) = Store(hub.database).rounds()
+    assert (round_.state, round_.detail) == ("failed", "interrupted")
+
+
+def test_a_round_that_a_killed_process_left_is_closed_before_the_next(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(hub.database).set_round(Store(hub.database).open_round(0.0), "training", "", 0.0)
+
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+
+    assert [(r.round, r.state) for r in Store(hub.database).rounds()] == [(1, "failed"), (2, "published")]
+    assert Store(hub.database).rounds()[0].detail == "interrupted"
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("gone"), ConnectionResetError()])
+def test_a_superlink_that_cannot_be_reached_is_no_nodes_fault(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_message: Message) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: fail}))
+
+    assert Store(hub.database).rounds()[0].state == "failed"
+    assert 2 not in {a.node_id for a in Store(hub.database).answers(1)}
+
+
+def test_two_runs_of_rounds_at_once_are_refused(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    with held(hub.rounds_lock, "a run of rounds"), pytest.raises(RefusedError, match="a run of rounds is running already"):
+        hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+
+    assert Store(hub.database).rounds() == []
+
+
+def test_a_candidate_that_was_overtaken_by_another_release_is_refused(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Gate.judge
+
+    def publish_meanwhile(self: Gate, body: Arrays) -> Candidate:
+        candidate = judge(self, body)
+        current = publish.current_release(hub)
+        publish.publish(hub, current, replace(candidate, verdict=releases.VERDICT, reasons=()), 0, 0)
+        return candidate
+
+    monkeypatch.setattr(Gate, "judge", publish_meanwhile)
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+
+    (round_,) = Store(hub.database).rounds()
+    assert (round_.state, round_.detail) == ("refused", "another release was published while the candidate was judged")
+    assert publish.versions(hub) == [1, 2]
+
+
 def test_a_node_that_answers_for_another_is_counted_as_itself(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
     def imposing(message: Message) -> Message:
         reply = honest(1)(message)
-        assert reply is not None
+        assert isinstance(reply, Message)
         reply.metadata.__dict__["_src_node_id"] = 2
         return reply
 

@@ -1,5 +1,6 @@
 """Setting a coordinator up, inviting, following rounds, and what is said while nothing runs."""
 
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -8,10 +9,11 @@ import pytest
 
 from coordinator import pki, publish, service
 from coordinator.config import Home
-from coordinator.errors import NotRunningError
-from coordinator.flower import RunState
+from coordinator.errors import GateRefusedError, NotRunningError
+from coordinator.flower import FlowerUnavailable, RunState
 from coordinator.store import Round, Store
-from export.errors import ResourceError, SfumatoError, UsageError
+from export.errors import RefusedError, SfumatoError, UsageError
+from export.files import held
 from export.invite import Invite
 from export.signing import Trust, VerifiedRelease
 from tests import simulators
@@ -60,12 +62,73 @@ def test_a_federations_name_is_1_to_60_printable_characters(tmp_path: Path, name
         assert not home.root.exists()
 
 
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize(
+    "host", ["", "a_b", "a b", "a:4433", "a.example:4433", "[::1]", "fe80::1%eth0", "Dürer", "a\n", "x" * 254]
+)
+def test_a_host_that_cannot_stand_in_an_invite_is_refused_before_anything_is_made(tmp_path: Path, host: str) -> None:
+    home = Home(tmp_path / "hub")
+
+    with pytest.raises(UsageError, match="cannot be this machine's name or address") as caught:
+        service.init(home, "guild", host, 0)
+
+    assert "--port" in caught.value.advice
+    assert not home.root.exists()
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("host", ["studio.example", "192.0.2.7", "2001:db8::7"])
+def test_a_host_that_can_stand_in_an_invite_does(tmp_path: Path, host: str) -> None:
+    home = Home(tmp_path / "hub")
+    service.init(home, "g\u00fc" * 30, host, 4433)  # 90 bytes: the authority's certificate has room for 64
+
+    assert Invite.parse(service.invite(home, "Ada", "artist", 60.0)).host == host
+
+
+def test_a_coordinator_does_not_run_twice(hub: CoordinatorHome) -> None:
+    with held(hub.up_lock, "this coordinator"), pytest.raises(RefusedError, match="this coordinator is running already"):
+        service.run(hub, lambda _port: None)
+
+
+def test_a_round_that_was_under_way_when_the_power_failed_is_closed_when_it_runs_again(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(hub.database)
+    store.open_round(0.0)
+
+    def break_off(*_arguments: object) -> None:
+        raise NotRunningError("not here", advice="Nothing.")
+
+    monkeypatch.setattr(service, "_start", break_off)
+    with pytest.raises(NotRunningError):
+        service.run(hub, lambda _port: None)
+
+    assert [(r.state, r.detail) for r in store.rounds()] == [("failed", "interrupted")]
+
+
+def test_the_child_is_our_own_program_whatever_lies_in_the_working_folder(tmp_path: Path) -> None:
+    for package in ("models", "export", "coordinator"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('a stranger')")
+
+    ran = subprocess.run(
+        service.serve_command(Home(tmp_path / "nowhere")),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert (ran.returncode, ran.stderr.split(" in ")[0]) == (3, "there is no coordinator")
+
+
 def test_an_invite_names_the_authority_the_address_and_a_secret_that_is_kept(hub: CoordinatorHome) -> None:
     invite = Invite.parse(service.invite(hub, "Ada", "gallery", 60.0))
 
     assert invite.matches(pki.ca_der(hub))
     assert (invite.host, invite.port) == ("127.0.0.1", 4433)
-    assert Store(hub.database).use_invite(invite.secret, "a key", 0.0) == ("Ada", "gallery")
+    assert Store(hub.database).invited(invite.secret, "a key", 0.0) == ("Ada", "gallery")
 
 
 def test_two_invites_are_never_the_same(hub: CoordinatorHome) -> None:
@@ -76,6 +139,15 @@ def test_two_invites_are_never_the_same(hub: CoordinatorHome) -> None:
 def test_an_invite_for_nobody_is_refused(hub: CoordinatorHome, alias: str) -> None:
     with pytest.raises(UsageError, match="cannot be a member's name"):
         service.invite(hub, alias, "artist", 60.0)
+
+
+def test_an_invite_under_a_members_name_is_refused(hub: CoordinatorHome) -> None:
+    simulators.enrol(hub, 1)
+
+    with pytest.raises(UsageError, match="there is a member called 'artist-1' already") as caught:
+        service.invite(hub, "artist-1", "artist", 60.0)
+
+    assert "another name" in caught.value.advice
 
 
 def test_an_invite_without_a_known_port_needs_a_running_coordinator(tmp_path: Path, world: VerifiedRelease) -> None:
@@ -117,11 +189,15 @@ class Control:
         return 5
 
     def run_status(self, _run: int) -> RunState:
-        phase, details = self._states.pop(0)
+        phase, details = self._states.pop(0) if len(self._states) > 1 else self._states[0]
+        if phase == "away":
+            raise FlowerUnavailable("no answer", advice="Wait.")
         return RunState(phase, details)
 
     def stop_run(self, run: int) -> None:
         self.stopped.append(run)
+        if self._states[0][0] == "away":
+            raise FlowerUnavailable("no answer", advice="Wait.")
 
 
 def install(patch: pytest.MonkeyPatch, control: Control) -> None:
@@ -150,8 +226,58 @@ def test_a_run_that_breaks_off_is_told_with_where_the_log_is(
     assert "rounds.log" in caught.value.advice
 
 
-def test_ctrl_c_stops_the_run(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    control = Control(hub, [("running", "")])
+def test_a_superlink_that_comes_back_is_waited_for(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = [("away", "")] * 100  # 50 seconds of looking twice a second
+    install(monkeypatch, Control(hub, [*away, ("running", ""), *away, ("finished", "")]))
+
+    assert service.hold_rounds(hub, 1, lambda _text: None) == [1]
+
+
+def test_a_superlink_that_stays_away_is_given_up(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = Control(hub, [("away", "")])
+    install(monkeypatch, control)
+
+    with pytest.raises(FlowerUnavailable):
+        service.hold_rounds(hub, 1, lambda _text: None)
+
+    assert control.stopped == [5]
+
+
+def test_a_run_that_does_not_begin_is_given_up_and_stopped(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = Control(hub, [("pending", "")], opens=False)
+    install(monkeypatch, control)
+
+    with pytest.raises(SfumatoError, match="the run did not begin within 60 s") as caught:
+        service.hold_rounds(hub, 1, lambda _text: None)
+
+    assert "rounds.log" in caught.value.advice
+    assert control.stopped == [5]
+
+
+def test_a_round_whose_process_was_killed_is_closed_once_its_run_is_over(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, Control(hub, [("running", ""), ("failed", "killed")]))
+    store = Store(hub.database)
+
+    with pytest.raises(SfumatoError, match="interrupted"):
+        service.hold_rounds(hub, 1, lambda _text: store.set_round(1, "training", "", 0.0))
+
+    assert [(r.state, r.detail) for r in store.rounds()] == [("failed", "interrupted")]
+
+
+def test_rounds_are_not_held_twice_at_once(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Control(hub, [("running", "")]))
+
+    with held(hub.rounds_lock, "a run of rounds"), pytest.raises(RefusedError, match="a run of rounds is running already"):
+        service.hold_rounds(hub, 1, lambda _text: None)
+
+    assert Store(hub.database).rounds() == []
+
+
+@pytest.mark.parametrize("state", ["running", "away"])
+def test_ctrl_c_stops_the_run(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    control = Control(hub, [(state, "")])
     install(monkeypatch, control)
 
     def interrupt(_text: str) -> None:
@@ -169,9 +295,13 @@ def test_one_release_among_the_rounds_is_success(hub: CoordinatorHome) -> None:
         store.set_round(store.open_round(0.0), state, "so it went", 1.0)
 
     service.require_success(hub, [1, 2])
-    with pytest.raises(ResourceError, match="the last one ended as refused: so it went") as caught:
+    with pytest.raises(GateRefusedError, match="the last one ended as refused: so it went") as caught:
         service.require_success(hub, [1])
     assert "stays in use" in caught.value.advice
+    store.set_round(store.open_round(0.0), "failed", "too few", 1.0)
+    with pytest.raises(SfumatoError, match="the last one ended as failed: too few") as failed:
+        service.require_success(hub, [1, 3])
+    assert failed.value.exit_code == 1
 
 
 def test_progress_says_what_is_being_waited_for(hub: CoordinatorHome) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.errors import JoinRefusedError
-from coordinator.store import Answer, Round, Store
+from coordinator.store import Answer, Node, Round, Store
+from tests.simulators import add_member
 
 SECRET = b"ten bytes!"
 KEY = "ecdsa-sha2-nistp384 AAAA"
@@ -24,40 +25,42 @@ def answer(node_id: int = 1, *, accepted: bool = True, reason: str = "") -> Answ
     return Answer(node_id, accepted, reason, 4096, 0.5, 2.0, 1.0, 20, 3.5)
 
 
-def test_an_invite_gives_the_name_and_role_it_was_made_for(store: Store) -> None:
+def test_an_invite_gives_the_name_and_role_it_was_made_for_and_stays_good_until_it_is_used(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "gallery", expires=100.0)
 
-    assert store.use_invite(SECRET, KEY, now=99.0) == ("Ada", "gallery")
+    assert [store.invited(SECRET, KEY, now=99.0) for _ in range(2)] == [("Ada", "gallery")] * 2
+    assert store.join(SECRET, KEY, BIG, now=99.0) == Node(BIG, "Ada", "gallery", KEY, "1970-01-01T00:01:39+00:00")
 
 
 def test_an_invite_is_good_once(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
-    store.use_invite(SECRET, KEY, now=1.0)
+    store.join(SECRET, KEY, 1, now=1.0)
 
-    with pytest.raises(JoinRefusedError, match="has been used already") as caught:
-        store.use_invite(SECRET, KEY, now=2.0)
-
-    assert "sfumato-coordinator invite" in caught.value.advice
+    for ask in (store.invited, lambda secret, key, now: store.join(secret, key, 2, now)):
+        with pytest.raises(JoinRefusedError, match="has been used already") as caught:
+            ask(SECRET, "another key", 2.0)
+        assert "sfumato-coordinator invite" in caught.value.advice
 
 
 def test_of_two_who_use_an_invite_at_once_one_gets_it(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
     outcomes: list[str] = []
 
-    def use() -> None:
+    def use(number: int) -> None:
         try:
-            store.use_invite(SECRET, KEY, now=1.0)
+            store.join(SECRET, f"key-{number}", number, now=1.0)
             outcomes.append("got it")
         except JoinRefusedError:
             outcomes.append("refused")
 
-    threads = [threading.Thread(target=use) for _ in range(8)]
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
     assert sorted(outcomes) == ["got it"] + ["refused"] * 7
+    assert len(store.nodes()) == 1
 
 
 @pytest.mark.parametrize(("now", "is_good"), [(99.9, True), (100.0, True), (100.1, False)])
@@ -65,48 +68,46 @@ def test_an_invite_expires_when_it_says(store: Store, now: float, *, is_good: bo
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
 
     if is_good:
-        store.use_invite(SECRET, KEY, now)
+        store.invited(SECRET, KEY, now)
     else:
         with pytest.raises(JoinRefusedError, match="expired"):
-            store.use_invite(SECRET, KEY, now)
+            store.invited(SECRET, KEY, now)
+        with pytest.raises(JoinRefusedError, match="expired"):
+            store.join(SECRET, KEY, 1, now)
 
 
 def test_an_unknown_secret_is_refused(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
 
     with pytest.raises(JoinRefusedError, match="does not know that invite"):
-        store.use_invite(b"ten byteS!", KEY, now=1.0)
+        store.invited(b"ten byteS!", KEY, now=1.0)
 
 
-@pytest.mark.parametrize(("alias", "key"), [("Ada", "another key"), ("Berthe", KEY)])
-def test_an_invite_is_not_used_up_by_one_whose_name_or_key_is_taken(store: Store, alias: str, key: str) -> None:
-    store.add_node(1, alias, "artist", key)
+@pytest.mark.parametrize(
+    ("node_id", "alias", "key"), [(1, "Ada", "another key"), (1, "Berthe", KEY), (7, "Berthe", "another key")]
+)
+def test_a_name_a_key_and_a_node_id_belong_to_one_member_and_the_invite_of_another_stays_good(
+    store: Store, node_id: int, alias: str, key: str
+) -> None:
+    add_member(store, 7, alias, key=key)
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
 
-    with pytest.raises(JoinRefusedError, match="or with this machine's key, already"):
-        store.use_invite(SECRET, KEY, now=1.0)
+    for _ in range(2):  # and not "used already"
+        with pytest.raises(JoinRefusedError, match="or with this machine's key, already") as caught:
+            store.join(SECRET, KEY, 7 if node_id == 7 else 1, now=1.0)
 
-    with pytest.raises(JoinRefusedError, match="or with this machine's key, already"):  # and not "used already"
-        store.use_invite(SECRET, KEY, now=1.0)
+    assert caught.value.advice
+    assert len(store.nodes()) == 1
 
 
 def test_whoever_joined_with_an_invite_is_known_by_it_and_the_key(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
     assert store.joined_with(SECRET, KEY) is None
-    store.use_invite(SECRET, KEY, now=1.0)
-    member = store.add_node(BIG, "Ada", "artist", KEY)
+    member = store.join(SECRET, KEY, BIG, now=1.0)
 
     assert store.joined_with(SECRET, KEY) == member
     assert store.joined_with(SECRET, "another key") is None
     assert store.joined_with(b"ten byteS!", KEY) is None
-
-
-def test_an_invite_can_be_given_back(store: Store) -> None:
-    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
-    store.use_invite(SECRET, KEY, now=1.0)
-    store.release_invite(SECRET)
-
-    assert store.use_invite(SECRET, KEY, now=2.0) == ("Ada", "artist")
 
 
 def test_the_secret_itself_is_not_kept(store: Store, tmp_path: Path) -> None:
@@ -119,25 +120,14 @@ def test_the_secret_itself_is_not_kept(store: Store, tmp_path: Path) -> None:
 
 
 def test_members_are_kept_with_the_largest_of_node_ids(store: Store, tmp_path: Path) -> None:
-    store.add_node(BIG, "Berthe", "artist", "key-b")
-    store.add_node(1, "Ada", "gallery", "key-a")
+    add_member(store, BIG, "Berthe", key="key-b")
+    add_member(store, 1, "Ada", "gallery", key="key-a")
 
     again = Store(tmp_path / "deep" / "coordinator.sqlite")
     assert [(n.node_id, n.alias, n.role, n.public_key) for n in again.nodes()] == [
         (1, "Ada", "gallery", "key-a"),
         (BIG, "Berthe", "artist", "key-b"),
     ]
-
-
-@pytest.mark.parametrize(("node_id", "alias", "key"), [(2, "Ada", "key-2"), (2, "Berthe", "key-1"), (1, "Berthe", "key-2")])
-def test_a_name_a_key_and_a_node_id_belong_to_one_member(store: Store, node_id: int, alias: str, key: str) -> None:
-    store.add_node(1, "Ada", "artist", "key-1")
-
-    with pytest.raises(JoinRefusedError, match="there is a member called") as caught:
-        store.add_node(node_id, alias, "artist", key)
-
-    assert caught.value.advice
-    assert len(store.nodes()) == 1
 
 
 def test_rounds_are_numbered_from_1_and_remember_how_they_ended(store: Store) -> None:
@@ -147,6 +137,20 @@ def test_rounds_are_numbered_from_1_and_remember_how_they_ended(store: Store) ->
     assert store.rounds() == [
         Round(1, "published", "release 2", 10.0, 15.0, 2),
         Round(2, "gathering", "", 20.0, 20.0, None),
+    ]
+
+
+def test_rounds_that_nobody_is_at_any_more_are_closed_and_the_others_stay(store: Store) -> None:
+    for state in ("gathering", "training", "judging", "published", "refused", "failed"):
+        store.set_round(store.open_round(0.0), state, "so it went", 1.0)
+
+    store.close_open_rounds("interrupted", 9.0)
+
+    assert [(r.state, r.detail, r.changed) for r in store.rounds()] == [
+        *[("failed", "interrupted", 9.0)] * 3,
+        ("published", "so it went", 1.0),
+        ("refused", "so it went", 1.0),
+        ("failed", "so it went", 1.0),
     ]
 
 
@@ -181,7 +185,7 @@ def test_what_is_half_done_is_not_done(store: Store) -> None:
 
 
 def test_a_database_that_lies_about_a_role_or_state_is_not_believed(store: Store, tmp_path: Path) -> None:
-    store.add_node(1, "Ada", "artist", "key")
+    add_member(store, 1, "Ada")
     store.open_round(0.0)
     database = sqlite3.connect(tmp_path / "deep" / "coordinator.sqlite")
     database.execute("UPDATE nodes SET role = 'king'")

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.errors import IntegrityError, ResourceError
-from export.files import canonical_json, digest_of, read_bounded, write_atomic, write_folder_atomic, write_json
+from export.errors import IntegrityError, RefusedError, ResourceError
+from export.files import canonical_json, digest_of, held, read_bounded, write_atomic, write_folder_atomic, write_json
 
 Fail = Callable[[str, int], None]
 
@@ -113,6 +115,22 @@ def test_a_failed_rename_keeps_the_old_file_and_leaves_no_part_of_the_new(
     monkeypatch.setattr(Path, "replace", refuse)
 
     with pytest.raises(ResourceError, match="Input/output error"):
+        write_atomic(tmp_path / "file", b"new")
+
+    assert everything_in(tmp_path) == {"file": b"old"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), MemoryError()])
+def test_a_file_that_is_broken_off_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    write_atomic(tmp_path / "file", b"old")
+
+    def break_off(_descriptor: int) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(os, "fsync", break_off)
+    with pytest.raises(type(error)):
         write_atomic(tmp_path / "file", b"new")
 
     assert everything_in(tmp_path) == {"file": b"old"}
@@ -222,6 +240,118 @@ def test_a_disk_that_fills_up_leaves_nothing_and_keeps_the_old_folder(tmp_path: 
 
     assert everything_in(tmp_path) == {"folder/old": b"old"}
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def killed_between_the_renames(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace a folder up to where the old one is aside and the new one not in its place."""
+    rename = Path.replace
+
+    def kill(self: Path, to: Path) -> Path:
+        if to == target:
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            write_folder_atomic(target, fill_two)
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "folder"
+    write_folder_atomic(target, fill_old)
+    rename = Path.replace
+
+    def refuse(self: Path, to: Path) -> Path:
+        if self.suffix == ".part":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(ResourceError, match="Input/output error"):
+        write_folder_atomic(target, fill_two)
+
+    assert everything_in(tmp_path) == {"folder/old": b"old"}
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_an_old_folder_that_a_kill_left_aside_comes_back_before_the_next_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "folder"
+    write_folder_atomic(target, fill_old)
+    killed_between_the_renames(target, monkeypatch)
+    assert not target.exists()
+
+    def fail(_folder: Path) -> None:
+        raise OfTheFillError
+
+    with pytest.raises(OfTheFillError):
+        write_folder_atomic(target, fail)
+
+    assert everything_in(tmp_path) == {"folder/old": b"old"}
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_a_kill_left_is_swept_but_not_what_is_still_being_filled_or_anothers(tmp_path: Path) -> None:
+    stale, fresh, old = (
+        tmp_path / f".folder.{mark * 12}.{kind}" for mark, kind in (("a", "part"), ("b", "part"), ("c", "old"))
+    )
+    others = [tmp_path / ".folder.two.aaaaaaaaaaaa.part", tmp_path / ".other.aaaaaaaaaaaa.old", tmp_path / ".folder.short.part"]
+    for path in (stale, fresh, old, *others):
+        path.mkdir()
+        (path / "file").write_bytes(b"?")
+        os.utime(path, (0, 0))
+    os.utime(fresh)
+    write_folder_atomic(tmp_path / "folder", fill_old)  # in place of what was aside
+
+    assert {p.name for p in tmp_path.iterdir()} == {"folder", fresh.name, *(p.name for p in others)}
+    assert everything_in(tmp_path / "folder") == {"old": b"old"}
+
+
+# Locks.
+
+
+def test_what_is_held_is_refused_to_another_and_free_again_afterwards(tmp_path: Path) -> None:
+    lock = tmp_path / "deep" / "up.lock"
+
+    with held(lock, "a round"):
+        with pytest.raises(RefusedError, match=r"^a round is running already$") as caught, held(lock, "a round"):
+            pass
+        with held(tmp_path / "another.lock", "a round"):
+            pass
+
+    assert caught.value.advice
+    with held(lock, "a round"):
+        assert lock.read_bytes() == b""
+
+
+def test_a_process_that_is_killed_lets_go(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from export.files import held
+with held(Path(sys.argv[1]), "x"):
+    print()
+    input()
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(RefusedError), held(tmp_path / "lock", "x"):
+            pass
+        holder.kill()
+
+    with held(tmp_path / "lock", "x"):
+        pass
+
+
+def test_a_lock_that_cannot_be_made_is_a_resource_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+
+    with pytest.raises(ResourceError, match="could not be written"), held(tmp_path / "file" / "lock", "x"):
+        pass
 
 
 # Canonical JSON.

@@ -74,8 +74,9 @@ def test_bundle_names_the_protocol_and_asks_for_nothing() -> None:
         config = tomllib.loads(archive.read("pyproject.toml").decode())
 
     assert config["project"]["name"] == "sfumato-app"
-    assert config["project"]["version"] == "1.0.0"
+    assert config["project"]["version"] == "2.0.0"
     assert config["project"]["dependencies"] == []
+    assert config["tool"]["flwr"]["app"]["config"] == {"rounds": 1}
     assert config["tool"]["flwr"]["app"]["components"] == {
         "serverapp": "sfumato_app.server:app",
         "clientapp": "sfumato_app.client:app",

@@ -2,12 +2,14 @@
 
 import json
 import os
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from export import ledger as module
 from export.errors import IntegrityError, ResourceError
 from export.files import digest_of
 from export.ledger import Ledger
@@ -94,6 +96,52 @@ def test_a_full_disk_is_told_and_leaves_no_half_line(ledger: Ledger, monkeypatch
     assert ledger.path.read_bytes() == before
     ledger.append({"what": "update", "round": 5})
     assert len(ledger.entries()) == 6
+
+
+@pytest.mark.parametrize("room", [0, 1, 50])
+def test_a_write_that_fails_in_its_middle_leaves_no_half_line(ledger: Ledger, room: int) -> None:
+    before = ledger.path.read_bytes()
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, limits[1]))
+    try:
+        with pytest.raises(ResourceError, match="the ledger could not be written"):
+            ledger.append({"what": "update", "round": 5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert ledger.path.read_bytes() == before
+    ledger.append({"what": "update", "round": 5})
+    assert len(ledger.entries()) == 6
+
+
+@pytest.mark.parametrize("lines", [1, 2, 5])
+def test_a_last_line_that_only_lost_its_end_counts_and_gets_it_back(ledger: Ledger, lines: int) -> None:
+    whole = b"".join(ledger.path.read_bytes().splitlines(keepends=True)[:lines])
+    ledger.path.write_bytes(whole[:-1])
+
+    assert [entry["round"] for entry in ledger.entries()] == list(range(lines))
+    ledger.append({"what": "update", "round": 9})
+
+    assert [entry["round"] for entry in ledger.entries()] == [*range(lines), 9]
+    assert ledger.path.read_bytes().startswith(whole)
+
+
+def test_a_last_line_without_its_end_that_does_not_link_is_none(ledger: Ledger) -> None:
+    before = ledger.path.read_bytes()
+    ledger.path.write_bytes(before + b'{"before":"' + b"0" * 64 + b'","round":7}')
+
+    assert len(ledger.entries()) == 5
+    ledger.append({"what": "update", "round": 5})
+
+    assert [entry["round"] for entry in ledger.entries()] == [0, 1, 2, 3, 4, 5]
+
+
+def test_lines_dropped_at_the_very_end_cannot_be_noticed_as_the_ledger_says_of_itself(ledger: Ledger) -> None:
+    ledger.path.write_bytes(b"".join(ledger.path.read_bytes().splitlines(keepends=True)[:3]))
+
+    assert len(ledger.entries()) == 3
+    assert "All but the end" in (module.__doc__ or "")
 
 
 @pytest.mark.parametrize("part", [b"{", b'{"before":"00', b"\xff"])

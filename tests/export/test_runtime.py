@@ -1,18 +1,16 @@
-"""A graph is opened, warmed and run; what cannot be opened is refused by name."""
+"""A graph is opened and run; what cannot be opened is refused by name."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from export.errors import IntegrityError
 from export.fold import calibrate, fold
-from export.runtime import Engine, OnnxRuntimeEngine, inputs_of, open_engine, warm
-from models.samplers import Feed, paint
+from export.runtime import inputs_of, open_engine
+from models.samplers import paint
 from tests.export.conftest import Exported
 
 
@@ -43,49 +41,6 @@ def test_an_engine_gives_every_output_by_its_name_and_the_same_each_time(exporte
 
     assert np.array_equal(one, other)
     assert one.shape == exported.photos[0].shape
-
-
-class Listening:
-    """An engine of another runtime, which only remembers."""
-
-    runtime = "listening"
-
-    def __init__(self) -> None:
-        self.fed: list[Feed] = []
-
-    def run(self, feed: Feed) -> Mapping[str, npt.NDArray[np.generic]]:
-        self.fed.append(feed)
-        return {}
-
-
-def test_warming_runs_a_small_grey_picture_and_feeds_a_code_where_one_is_wanted(
-    exported: Exported, folded: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fed: list[dict[str, tuple[int, ...]]] = []
-    run = OnnxRuntimeEngine.run
-
-    def listen(self: OnnxRuntimeEngine, feed: Feed) -> Mapping[str, npt.NDArray[np.generic]]:
-        fed.append({name: array.shape for name, array in feed.items()})
-        return run(self, feed)
-
-    monkeypatch.setattr(OnnxRuntimeEngine, "run", listen)
-
-    warm(open_engine(exported.exact, "exact"), exported.signature)
-    warm(open_engine(folded, "folded"), exported.signature, side=32)
-
-    assert fed == [
-        {"photo": (1, 64, 64, 3), "code": exported.signature.code.shape},
-        {"photo": (1, 32, 32, 3)},
-    ]
-
-
-def test_an_engine_of_another_runtime_is_warmed_too(exported: Exported) -> None:
-    listening = Listening()
-    engine: Engine = listening
-
-    warm(engine, exported.signature)
-
-    assert [set(feed) for feed in listening.fed] == [{"photo"}]
 
 
 @pytest.mark.parametrize(

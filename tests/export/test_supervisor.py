@@ -1,5 +1,6 @@
 """Children that end are started again, with growing pauses; time stands still but for what the test says."""
 
+import errno
 import os
 import signal
 import sys
@@ -132,6 +133,31 @@ def test_a_resting_child_stays_away_until_it_is_wanted(kept: Supervisor, nursery
     kept.rest("nobody")
     kept.resume("nobody")
     assert len(nursery.children) == 2
+
+
+def test_a_child_that_cannot_be_started_now_is_started_later(
+    clock: Clock, nursery: Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = Supervisor()
+    fails: list[OSError] = []
+
+    def start() -> Child:
+        if fails:
+            raise fails.pop()
+        return nursery()
+
+    supervisor.keep("runner", start)
+    fails.extend(OSError(errno.EAGAIN, "Resource temporarily unavailable") for _ in range(2))
+
+    assert pauses(supervisor, nursery, clock, 1) == [1 + 2 + 4]
+    assert caplog.text.count("runner could not be started (Resource temporarily unavailable)") == 2
+    supervisor.rest("runner")
+    fails.append(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    supervisor.resume("runner")
+    assert len(nursery.children) == 2
+    clock.sleep(30)
+    supervisor.tend()
+    assert len(nursery.children) == 3
 
 
 def test_a_real_child_that_ends_comes_back_and_is_ended_with_the_rest(clock: Clock) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from export.errors import IntegrityError
-from export.weights import metadata_of, pack, unpack, unpack_as
-from models.update import Flat, Layout
+from export.weights import metadata_of, pack, unpack
+from models.update import Flat
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 arrays = st.dictionaries(
@@ -146,28 +146,3 @@ def test_metadata_of_another_shape_is_no_metadata(header: object) -> None:
 def test_metadata_of_a_damaged_file_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError, match="not a safetensors file"):
         metadata_of(data)
-
-
-LAYOUT = Layout((("a", (2, 3)), ("b", (4,))))
-
-
-def test_exactly_the_expected_tensors_are_accepted() -> None:
-    given_arrays = LAYOUT.unflatten(np.arange(10, dtype=np.float32))
-
-    assert np.array_equal(LAYOUT.flatten(unpack_as(pack(given_arrays), LAYOUT)), np.arange(10))
-
-
-@pytest.mark.parametrize(
-    "shapes",
-    [
-        {},
-        {"a": (2, 3)},
-        {"a": (2, 3), "b": (4,), "c": (1,)},
-        {"a": (3, 2), "b": (4,)},
-        {"a": (2, 3), "b": (5,)},
-        {"a": (2, 3), "B": (4,)},
-    ],
-)
-def test_another_set_of_tensors_is_refused(shapes: dict[str, tuple[int, ...]]) -> None:
-    with pytest.raises(IntegrityError, match="other tensors than this kind of art"):
-        unpack_as(pack({name: np.zeros(shape, np.float32) for name, shape in shapes.items()}), LAYOUT)
