@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +20,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge_node import ingest, library, membership, node, paint, releases, styles
 from edge_node.config import Config, Home, checked_name, find_home
-from edge_node.errors import BadPictureError, NoWorksError
 from edge_node.styles import Style
 from export import console, settings
 from export.console import DEBUG, HomeOption, JsonOption
-from export.errors import NotConfiguredError, UsageError
+from export.errors import IntegrityError, NotConfiguredError, ResourceError, SfumatoError, UsageError
+from export.fold import FoldError
 from export.invite import Invite
 from export.ledger import Ledger
 from export.signing import VerifiedRelease
@@ -52,13 +52,16 @@ def init(
         place = find_home(home)
         if place.config_file.exists():
             raise UsageError(f"{place.root} is set up already", advice=f"Edit {place.config_file} to change settings.")
-        name = artist or getpass.getuser()
-        slug = style or re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40].lower() or "style"
+        name = _artist(artist)
+        slug = style or re.sub(r"[^A-Za-z0-9]+", "-", name)[:40].strip("-").lower() or "style"
         chosen = Config(artist=name, style=checked_name(slug, "a style"), threads=threads)
         place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings.save(place.config_file, chosen)
+        chosen = place.config()  # what cannot be read again was not set up
         data = {"home": str(place.root), "artist": chosen.artist, "style": chosen.style}
-        console.show(data, as_json=as_json, text=lambda: _said(f"Set up in {place.root}.", "Next: sfumato works add DIR"))
+        console.show(
+            data, as_json=as_json, text=lambda: console.said(f"Set up in {place.root}.", "Next: sfumato works add DIR")
+        )
 
 
 @works_app.command("add")
@@ -79,7 +82,7 @@ def works_add(
         }
 
         def text() -> None:
-            _said(f"{len(taken)} works added, {len(left)} left out.")
+            console.said(f"{len(taken)} works added, {len(left)} left out.")
             console.table(["left out", "reason", ""], [[f.path.name, f.reason, f.detail] for f in left] if left else [])
 
         console.show(data, as_json=as_json, text=text)
@@ -87,12 +90,18 @@ def works_add(
 
 @works_app.command("list")
 def works_list(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List the works in the library."""
+    """List the works in the library, and whether each is still the file that was added."""
     with console.errors(as_json=as_json):
         entries = library.entries(_ready(home))
-        data = {"works": [{"path": str(e.path), "width": e.width, "height": e.height} for e in entries]}
-        rows = [[str(e.path), f"{e.width} x {e.height}", "" if e.path.exists() else "missing"] for e in entries]
-        console.show(data, as_json=as_json, text=lambda: console.table(["work", "pixels", ""], rows))
+        states = [entry.state() for entry in entries]
+        data = {
+            "works": [
+                {"path": str(e.path), "width": e.width, "height": e.height, "state": state}
+                for e, state in zip(entries, states, strict=True)
+            ]
+        }
+        rows = [[str(e.path), f"{e.width} x {e.height}", state] for e, state in zip(entries, states, strict=True)]
+        console.show(data, as_json=as_json, text=lambda: console.table(["work", "pixels", "state"], rows))
 
 
 @app.command()
@@ -100,6 +109,7 @@ def learn(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of works in one style.")],
     *,
     style: Annotated[str, typer.Option(help="Name for the style.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Even if that style was learned from other works.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -107,19 +117,38 @@ def learn(
     with console.errors(as_json=as_json):
         place = _ready(home)
         checked_name(style, "a style")
+        if not replace:
+            styles.refuse_other_folder(place, style, folder)
         train = _learning()
         with _bar(f"learning {style}", quiet=as_json) as progress:
             learned = train.learn(place, style, folder, progress)
-        console.show(_style(learned), as_json=as_json, text=lambda: _style_text([learned]))
+
+        def text() -> None:
+            _style_text({learned.name: learned})
+            console.said(f"Learned from {learned.works} of {learned.works_found} works.")
+
+        console.show(_style(learned), as_json=as_json, text=text)
 
 
 @app.command("styles")
 def list_styles(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List the styles that can be painted with."""
+    """List the styles that can be painted with: your own, and the public ones of the release in use."""
     with console.errors(as_json=as_json):
-        found = styles.all_styles(_ready(home))
-        data = {"styles": [_style(s) for s in found]}
-        console.show(data, as_json=as_json, text=lambda: _style_text(list(found)))
+        place = _ready(home)
+        found = styles.all_styles(place)
+        source = _in_use(place)
+        public = [name for name in styles.public_codes(source) if name not in found] if source else []
+        said = _release_name(source) if source else ""
+        data = {
+            "styles": [_style(style) if style else {"name": name, "damaged": True} for name, style in found.items()],
+            "public": [{"name": name, "release": said} for name in public],
+        }
+
+        def text() -> None:
+            _style_text(found)
+            console.table(["public style", "of release"], [[name, said] for name in public])
+
+        console.show(data, as_json=as_json, text=text)
 
 
 @app.command()
@@ -135,7 +164,7 @@ def join(
         console.show(
             asdict(member),
             as_json=as_json,
-            text=lambda: _said(f"Joined {member.federation} as {member.alias}.", "Next: sfumato up"),
+            text=lambda: console.said(f"Joined {member.federation} as {member.alias}.", "Next: sfumato up"),
         )
 
 
@@ -150,7 +179,7 @@ def up(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
         node.run(
             place,
             on_ready=lambda: console.show(
-                data, as_json=as_json, text=lambda: _said(f"Taking part in {member.federation}. Ctrl-C ends it.")
+                data, as_json=as_json, text=lambda: console.said(f"Taking part in {member.federation}. Ctrl-C ends it.")
             ),
         )
 
@@ -159,10 +188,10 @@ def up(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
 def paint_photo(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="JPEG, PNG or WebP, 64 pixels a side to 8 megapixels.")],
     *,
-    style: Annotated[str, typer.Option(help="NAME, or a mix: NAME=WEIGHT,NAME=WEIGHT.")],
+    style: Annotated[str, typer.Option(help="NAME of your own style or a public one, or a mix: NAME=WEIGHT,NAME=WEIGHT.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write: .jpg, .png or .webp.")],
     strength: Annotated[float, typer.Option(help="0 is the photo, 1 the style.")] = 1.0,
-    size: Annotated[int | None, typer.Option(min=64, help="Make the longest side this many pixels first.")] = None,
+    size: Annotated[int | None, typer.Option(min=64, help="Make the picture smaller first: longest side in pixels.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -172,6 +201,7 @@ def paint_photo(
         place = _ready(home)
         weights = paint.parse_mix(style)
         picture = paint.read_photo(photo, size)
+        paint.refuse_output(output, photo, picture)
         painted = paint.paint(place, paint.Order(picture, weights, strength, paint.precision_choice(precision)))
         paint.write_picture(output, painted.picture)
         height, width = painted.picture.shape[:2]
@@ -184,7 +214,7 @@ def paint_photo(
             "graph": painted.graph,
         }
         how = f"{painted.runtime}, {painted.precision}, {painted.graph} graph"
-        console.show(data, as_json=as_json, text=lambda: _said(f"{output}: {width} x {height} ({how})"))
+        console.show(data, as_json=as_json, text=lambda: console.said(f"{output}: {width} x {height} ({how})"))
 
 
 @release_app.command("list")
@@ -192,10 +222,10 @@ def release_list(*, home: HomeOption = None, as_json: JsonOption = False) -> Non
     """List installed releases; the one in use is marked."""
     with console.errors(as_json=as_json):
         place = _ready(home)
-        in_use = releases.current(place)
-        found = [releases.opened(place, version) for version in releases.versions(place)]
-        data = {"releases": [_release(r) | {"current": r.digest == in_use.digest} for r in found]}
-        rows = [_release_row(r, in_use) for r in found]
+        in_use = _number_in_use(place)
+        found = {version: _opened(place, version) for version in releases.versions(place)}
+        data = {"releases": [_release(version, r) | {"current": version == in_use} for version, r in found.items()]}
+        rows = [["*" if version == in_use else "", *_release_row(version, r)] for version, r in found.items()]
         console.show(data, as_json=as_json, text=lambda: console.table(["", "version", "round", "body", "created"], rows))
 
 
@@ -210,9 +240,9 @@ def release_install(
     with console.errors(as_json=as_json):
         installed = releases.install(_ready(home), folder)
         console.show(
-            _release(installed),
+            _release(installed.manifest.version, installed),
             as_json=as_json,
-            text=lambda: _said(f"Installed release {installed.manifest.version} of {installed.manifest.federation}."),
+            text=lambda: console.said(f"Installed release {installed.manifest.version} of {installed.manifest.federation}."),
         )
 
 
@@ -227,9 +257,9 @@ def release_verify(
     with console.errors(as_json=as_json):
         verified = releases.verify(_ready(home), folder)
         console.show(
-            _release(verified),
+            _release(verified.manifest.version, verified),
             as_json=as_json,
-            text=lambda: _said(f"Genuine: release {verified.manifest.version} of {verified.manifest.federation}."),
+            text=lambda: console.said(f"Genuine: release {verified.manifest.version} of {verified.manifest.federation}."),
         )
 
 
@@ -239,7 +269,7 @@ def release_rollback(*, home: HomeOption = None, as_json: JsonOption = False) ->
     with console.errors(as_json=as_json):
         now = releases.rollback(_ready(home))
         text = f"Release {now.manifest.version} is in use again."
-        console.show(_release(now), as_json=as_json, text=lambda: _said(text))
+        console.show(_release(now.manifest.version, now), as_json=as_json, text=lambda: console.said(text))
 
 
 @app.command()
@@ -249,35 +279,39 @@ def status(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
         place = _ready(home)
         config = place.config()
         member = membership.load(place) if place.membership_file.exists() else None
-        release = releases.current(place)
+        release = _in_use(place)
+        found = styles.all_styles(place)
+        states = [entry.state() for entry in library.entries(place)]
         data = {
             "home": str(place.root),
             "artist": config.artist,
-            "works": len(library.entries(place)),
-            "styles": styles.names(place),
+            "works": states.count("ok"),
+            "works_gone_or_changed": len(states) - states.count("ok"),
+            "styles": list(found),
             "federation": member.federation if member else None,
-            "release": _release(release),
-            "updates_sent": len(Ledger(place.ledger_file).entries()),
-            "renewal_due": node.needs_renewal(place),
+            "release": _release(_number_in_use(place), release),
+            "updates_sent": sum(entry.get("what") == "update" for entry in Ledger(place.ledger_file).entries()),
+            "renewal_due": release is not None and node.needs_renewal(place),
+            "damaged": [f"style {name}" for name, style in found.items() if style is None] + ([] if release else ["release"]),
         }
         rows = [[key, str(value)] for key, value in data.items() if key != "release"]
-        rows.append(["release", f"{release.manifest.federation} {release.manifest.version}"])
+        rows.append(["release", _release_name(release) if release else "damaged"])
         console.show(data, as_json=as_json, text=lambda: console.table(["", ""], rows))
 
 
 @app.command()
 def ledger(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show everything that ever left this machine, and whether that account is unbroken."""
+    """Show every update this machine sent and every federation it joined, and whether that account is unbroken."""
     with console.errors(as_json=as_json):
         entries = Ledger(_ready(home).ledger_file).entries()
-        rows = [[str(e[key]) for key in ("when", "federation", "round", "bytes", "norm-sent", "sha256")] for e in entries]
-        columns = ["when", "federation", "round", "bytes", "norm", "sha256"]
+        fields = ["when", "what", "federation", "round", "bytes", "norm-sent", "sha256"]
+        rows = [[str(entry.get(field, "")) for field in fields] for entry in entries]
+        tensors = next((entry.get("tensors") for entry in reversed(entries) if entry.get("what") == "update"), None)
 
         def text() -> None:
-            console.table(columns, rows)
-            tensors = entries[-1]["tensors"] if entries else []
+            console.table(fields, rows)
             if isinstance(tensors, list):
-                _said(f"Each update holds these tensors of the shared body and nothing else: {', '.join(tensors)}")
+                console.said(f"Each update holds these tensors of the shared body and nothing else: {', '.join(tensors)}")
 
         console.show({"entries": entries}, as_json=as_json, text=text)
 
@@ -303,8 +337,11 @@ def renew(*, home: HomeOption = None) -> None:
         for name in dict.fromkeys([place.config().style, *styles.names(place)]):
             try:
                 renewed = train.renew(place, name)
-            except (NoWorksError, BadPictureError) as error:  # must not keep the other styles, nor be tried for ever
-                logging.getLogger(__name__).warning("style %s: kept as it was. %s", name, error.advice)
+            except ResourceError:  # the next style would find the disk as full
+                raise
+            except (SfumatoError, ArithmeticError, FoldError) as error:  # must not keep the others, nor be tried for ever
+                why = error.advice if isinstance(error, SfumatoError) else type(error).__name__  # no path of a work
+                logging.getLogger(__name__).warning("style %s: kept as it was. %s", name, why)
                 continue
             logging.getLogger(__name__).info("style %s: %s", name, "renewed" if renewed else "kept as it was")
         node.note_renewed(place, body)
@@ -315,6 +352,16 @@ def _ready(home: Path | None) -> Home:
     place = find_home(home)
     place.config()
     return place
+
+
+def _artist(given: str | None) -> str:
+    try:
+        name = given or getpass.getuser()
+    except (OSError, KeyError, ImportError) as error:  # which of them, depends on the system
+        raise UsageError("this system knows no login name", advice="Say yours with: --artist NAME") from error
+    if not name.strip() or len(name) > 100 or not name.isprintable():
+        raise UsageError(f"{name!r} cannot be an artist's name", advice="Use --artist with 1 to 100 printable characters.")
+    return name
 
 
 def _learning() -> ModuleType:
@@ -341,33 +388,58 @@ def _bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield step
 
 
-def _said(*lines: str) -> None:
-    for line in lines:
-        console.out.print(line, markup=False)
-
-
 def _style(style: Style) -> dict[str, object]:
     return {
         "name": style.name,
         "artist": style.artist,
         "works": style.works,
+        "works_found": style.works_found,
         "made": style.made,
         "body": style.body,
         "score": asdict(style.score),
         "int8_parity": asdict(style.parity),
         "precision": style.best_precision,
+        "damaged": False,
     }
 
 
-def _style_text(found: list[Style]) -> None:
-    rows = [
-        [s.name, s.artist, str(s.works), f"{s.score.style:.4f}", f"{s.parity.psnr_db:.1f} dB", s.best_precision, s.made]
-        for s in found
-    ]
+def _style_text(found: Mapping[str, Style | None]) -> None:
+    rows = [_style_row(style) if style else [name, "damaged"] for name, style in found.items()]
     console.table(["style", "artist", "works", "distance", "int8 parity", "paints in", "made"], rows)
 
 
-def _release(release: VerifiedRelease) -> dict[str, object]:
+def _style_row(style: Style) -> list[str]:
+    works = str(style.works) if style.works == style.works_found else f"{style.works} of {style.works_found}"
+    distance, parity = f"{style.score.style:.4f}", f"{style.parity.psnr_db:.1f} dB"
+    return [style.name, style.artist, works, distance, parity, style.best_precision, style.made]
+
+
+def _in_use(home: Home) -> VerifiedRelease | None:
+    """The release in use; None if it is damaged."""
+    try:
+        return releases.current(home)
+    except IntegrityError:
+        return None
+
+
+def _number_in_use(home: Home) -> int | None:
+    try:
+        return releases.current_version(home)
+    except IntegrityError:
+        return None
+
+
+def _opened(home: Home, version: int) -> VerifiedRelease | None:
+    """An installed release; None if it is damaged."""
+    try:
+        return releases.opened(home, version)
+    except IntegrityError:
+        return None
+
+
+def _release(version: int | None, release: VerifiedRelease | None) -> dict[str, object]:
+    if release is None:
+        return {"version": version, "damaged": True}
     manifest = release.manifest
     return {
         "federation": manifest.federation,
@@ -377,13 +449,19 @@ def _release(release: VerifiedRelease) -> dict[str, object]:
         "created": manifest.created,
         "contributors": manifest.contributors,
         "verdict": asdict(manifest.verdict) if manifest.verdict else None,
+        "damaged": False,
     }
 
 
-def _release_row(release: VerifiedRelease, in_use: VerifiedRelease) -> list[str]:
+def _release_name(release: VerifiedRelease) -> str:
+    return f"{release.manifest.federation} {release.manifest.version}"
+
+
+def _release_row(version: int, release: VerifiedRelease | None) -> list[str]:
+    if release is None:
+        return [str(version), "", "damaged", ""]
     manifest = release.manifest
-    mark = "*" if release.digest == in_use.digest else ""
-    return [mark, str(manifest.version), str(manifest.round), manifest.body[:12], manifest.created]
+    return [str(manifest.version), str(manifest.round), manifest.body[:12], manifest.created]
 
 
 def main() -> None:

@@ -27,6 +27,8 @@ class Config:
         learn_steps: batches `sfumato learn` fits a new style's code on.
         renew_steps: batches a style's code is fitted again on when a new body is installed.
         poll_s: how often the coordinator is asked for a new release.
+        clip_max: greatest norm of an update this machine takes part in a round for.
+        steps_max: most batches this machine trains on in a round.
     """
 
     artist: str
@@ -36,6 +38,8 @@ class Config:
     learn_steps: int = 150
     renew_steps: int = 40
     poll_s: float = 10.0
+    clip_max: float = 10.0
+    steps_max: int = 5000
 
 
 RANGES: Final[dict[str, settings.Range]] = {
@@ -43,6 +47,8 @@ RANGES: Final[dict[str, settings.Range]] = {
     "learn_steps": (1, 100_000),
     "renew_steps": (1, 100_000),
     "poll_s": (0.5, 24 * 3600),
+    "clip_max": (1e-3, 1e4),
+    "steps_max": (1, 100_000),
 }
 
 
@@ -109,8 +115,9 @@ class Home:
         return self.root / "logs"
 
     @property
-    def pause_file(self) -> Path:
-        return self.root / "paused"
+    def up_lock(self) -> Path:
+        """Held by whoever runs `sfumato up` here."""
+        return self.root / "up.lock"
 
     def config(self) -> Config:
         """The settings.

@@ -42,7 +42,6 @@ from export.processes import Child, child_environment, installed_command, load_o
 __all__ = [
     "APP_FAILED",
     "OTHER_APP",
-    "SIGN_IN_AGAIN_S",
     "RunnerRefused",
     "SupernodeSettings",
     "child_environment",
@@ -55,9 +54,6 @@ LOOPBACK: Final = "127.0.0.1"
 OTHER_APP: Final = "another-app"
 APP_FAILED: Final = "app-failed"
 """The only two reasons a node ever gives to a coordinator."""
-
-SIGN_IN_AGAIN_S: Final = 60.0
-"""How long a coordinator takes a killed node for online: two heartbeats of 30 s (flwr 1.41 common/constant.py)."""
 
 _log = logging.getLogger(__name__)
 
@@ -126,9 +122,10 @@ def supernode_command(settings: SupernodeSettings) -> list[str]:
 def start_supernode(settings: SupernodeSettings, inherited: Mapping[str, str], log: IO[bytes] | int | None = None) -> Child:
     """Start the SuperNode in its own process group. It waits for the coordinator for ever and reconnects by itself.
 
-    It ends at once with code 1 when the coordinator does not know its key. And in the same way, for up to
-    `SIGN_IN_AGAIN_S`, when its predecessor was killed (or stopped in the instant of signing in) and could not sign out:
-    start it again until that time is over before believing that the key was refused.
+    It ends at once with code 1 when the coordinator does not know its key. And in the same way for up to a minute when its
+    predecessor was killed (or stopped in the instant of signing in) and could not sign out, since a coordinator takes a
+    node for online until it misses two heartbeats of 30 s (flwr 1.41 common/constant.py): start it again until then before
+    believing that the key was refused.
 
     One that is shut out while it runs may hang instead of ending (flwr 1.41 interrupts itself twice, and its server
     thread lives on), so an exit is not the only sign: ask the coordinator.

@@ -46,6 +46,9 @@ def outgoing(
             "norm": privacy.norm(delta),
             "norm-sent": privacy.norm(clipped),
             "sha256": digest_of(clipped.tobytes()),
+            "loss-before": losses[0],
+            "loss-after": losses[1],
+            "steps": steps,
         }
     )
     return Update(

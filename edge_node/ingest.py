@@ -15,9 +15,11 @@ from models.contract import Work
 SMALLEST_SIDE: Final = 128
 """Below this many pixels, a work has no strokes left to learn."""
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_LONGEST_ASPECT: Final = 8
+"""A longer strip is rather a banner or a scan of an edge, and made small enough for lessons it has no strokes left."""
 _FILES_MAX: Final = 10_000
 
-Reason = Literal["unreadable", "too-small", "duplicate"]
+Reason = Literal["unreadable", "too-small", "too-long", "duplicate", "too-many"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A file that was left out, and why."""
+    """A file that was left out, and why; with "too-many", the folder itself."""
 
     path: Path
     reason: Reason
@@ -54,6 +56,8 @@ def read_picture(path: Path) -> Work:
 def scan(folder: Path, known: frozenset[Digest] = frozenset()) -> list[Taken | Left]:
     """Every picture below a folder, in order of name; files that are not pictures by name are passed over.
 
+    Of more than 10,000 pictures the first are examined, and a last entry says so.
+
     Args:
         folder: searched with all its subfolders.
         known: digests of works that are in the library already.
@@ -65,11 +69,14 @@ def scan(folder: Path, known: frozenset[Digest] = frozenset()) -> list[Taken | L
         raise BadPictureError(f"there is no folder {folder}", advice="Name a folder that holds pictures of your works.")
     seen = set(known)
     found: list[Taken | Left] = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())[:_FILES_MAX]:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    for path in paths[:_FILES_MAX]:
         verdict = _examine(path, frozenset(seen))
         if isinstance(verdict, Taken):
             seen.add(verdict.sha256)
         found.append(verdict)
+    if len(paths) > _FILES_MAX:
+        found.append(Left(folder, "too-many", f"the first {_FILES_MAX} of its {len(paths)} pictures were looked at"))
     return found
 
 
@@ -84,6 +91,8 @@ def _examine(path: Path, seen: frozenset[Digest]) -> Taken | Left:
         return Left(path, "unreadable", str(error))
     if min(width, height) < SMALLEST_SIDE:
         return Left(path, "too-small", f"{width} x {height} pixels; each side needs at least {SMALLEST_SIDE}")
+    if max(width, height) > _LONGEST_ASPECT * min(width, height):
+        return Left(path, "too-long", f"{width} x {height} pixels; one side may be {_LONGEST_ASPECT} times the other")
     return Taken(path, digest, width, height)
 
 

@@ -15,11 +15,13 @@ from edge_node.config import Home
 from edge_node.errors import NotJoinedError
 from edge_node.remote import Remote
 from export.errors import IntegrityError, RefusedError
-from export.files import read_bounded, write_atomic, write_json
+from export.files import digest_of, read_bounded, write_atomic, write_json
 from export.invite import Invite
+from export.ledger import Ledger
 from export.signing import Trust
 
 _FILE_MAX_BYTES: Final = 64 * 2**10
+_WORD_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,16 @@ class Membership:
     host: str
     port: int
 
+    @property
+    def address(self) -> str:
+        """Where the coordinator answers, as Flower wants it said."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 def join(home: Home, invite: Invite) -> Membership:
     """Join: check who answers, then send the secret and the public key, then remember whom to trust.
+
+    The ledger gets a line as soon as it is known to whom the key was given.
 
     Raises:
         RefusedError: this node is a member of a federation already.
@@ -48,14 +57,25 @@ def join(home: Home, invite: Invite) -> Membership:
         )
     config = home.config()
     coordinator = remote.meet(invite)
-    answer = coordinator.join(invite.secret, _public_key(home))
+    key = _public_key(home)
+    answer = coordinator.join(invite.secret, key)
     trust = Trust.from_plain(answer.get("trust"))
+    membership = _membership(answer, trust, coordinator)
+    Ledger(home.ledger_file).append(
+        {
+            "what": "joined",
+            "federation": membership.federation,
+            "alias": membership.alias,
+            "role": membership.role,
+            "bytes": len(key),
+            "sha256": digest_of(key.encode()),
+        }
+    )
     if answer.get("modality") != config.modality:
         raise RefusedError(
             f"this federation works on {answer.get('modality')}, this machine on {config.modality}",
             advice=f"Set modality in {home.config_file} and ask for a new invite.",
         )
-    membership = _membership(answer, trust, coordinator)
     write_atomic(home.ca_certificate, coordinator.ca_pem.encode())
     trust.save(home.trust_file)
     write_json(home.membership_file, asdict(membership))
@@ -87,12 +107,19 @@ def coordinator(home: Home) -> Remote:
 def _membership(answer: Mapping[str, object], trust: Trust, coordinator: Remote) -> Membership:
     return Membership(
         federation=trust.federation,
-        alias=str(answer.get("alias")),
-        role=str(answer.get("role")),
-        node_id=str(answer.get("node_id")),
+        alias=_word(answer, "alias"),
+        role=_word(answer, "role"),
+        node_id=_word(answer, "node_id"),
         host=coordinator.host,
         port=coordinator.port,
     )
+
+
+def _word(answer: Mapping[str, object], name: str) -> str:
+    word = str(answer.get(name))
+    if len(word) > _WORD_MAX or not word.isprintable():
+        raise IntegrityError(f"the coordinator's answer holds no usable {name}", advice="Update Sfumato on both machines.")
+    return word
 
 
 def _public_key(home: Home) -> str:

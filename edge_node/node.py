@@ -1,26 +1,27 @@
 """`sfumato up`: keeps this machine taking part. Starts Flower's SuperNode and the runner beside it, fetches releases, and
 renews styles when the cores are free.
 
-This process imports neither torch nor flwr, so that it stays small; each child is restarted when it ends.
+This process imports neither torch nor flwr, so that it stays small; each child is restarted when it ends. It never waits for
+the coordinator: whoever presses Ctrl-C is obeyed at once.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from edge_node import library, membership, releases, styles, updater
 from edge_node.config import Config, Home
 from edge_node.errors import NoWorksError
-from export.errors import SfumatoError
+from export.errors import NotConfiguredError, SfumatoError
+from export.files import held
 from export.processes import Child, child_environment, free_port
 from export.supervisor import Supervisor, open_log, stop_signal
 
@@ -36,13 +37,16 @@ def run(home: Home, on_ready: Callable[[], None] = lambda: None) -> None:
     Raises:
         NotJoinedError: there is no federation to take part in.
         NoWorksError: there is nothing to train on.
+        NotConfiguredError: an artist's machine lacks what training needs.
+        RefusedError: this machine takes part already.
     """
     config = home.config()
     member = membership.load(home)
     if member.role == "artist" and not library.entries(home):
         raise NoWorksError("there is no work to learn from", advice="Add works with: sfumato works add DIR")
     supervisor = Supervisor()
-    with stop_signal() as stop:
+    with held(home.up_lock, "sfumato up"), stop_signal() as stop:
+        updater.sweep(home)
         try:
             if member.role == "artist":
                 _start_flower(home, member, supervisor)
@@ -54,49 +58,92 @@ def run(home: Home, on_ready: Callable[[], None] = lambda: None) -> None:
 
 def _start_flower(home: Home, member: membership.Membership, supervisor: Supervisor) -> None:
     """The SuperNode and our runner, which find each other on a loopback port chosen now."""
-    from edge_node.flower import SupernodeSettings, start_supernode  # noqa: PLC0415 - galleries have no flwr
+    try:
+        from edge_node.flower import SupernodeSettings, start_supernode  # noqa: PLC0415 - galleries have no flwr
+    except ImportError as error:
+        raise NotConfiguredError(
+            "taking part in rounds needs more than is installed here", advice="Install it with: pip install 'sfumato[learn]'"
+        ) from error
 
     settings = SupernodeSettings(
         home=home.flower,
-        superlink=f"{member.host}:{member.port}",
+        superlink=member.address,
         root_certificates=home.ca_certificate,
         private_key=home.flower_key,
         port=free_port(),
     )
     log = open_log(home.logs, "flower")
     supervisor.keep("supernode", lambda: start_supernode(settings, os.environ, log))
-    command = [sys.executable, "-m", "edge_node", "run-tasks", "--home", str(home.root), "--port", str(settings.port)]
+    command = _own_command("run-tasks", "--home", str(home.root), "--port", str(settings.port))
     environment = child_environment(settings.flwr_home, os.environ)
     supervisor.keep("runner", lambda: Child.start("runner", command, environment=environment, log=log))
 
 
 def _loop(home: Home, config: Config, supervisor: Supervisor, stop: threading.Event) -> None:
-    """Tend the children, and every ``poll_s`` look for a release.
+    """Tend the children, and every ``poll_s`` look for a release, in a thread that nobody waits for."""
+    renewals, is_due = _Renewals(home, supervisor), threading.Event()
 
-    While a renewal runs the runner rests: both hold a network and its lessons, and a small box has memory for one. A
-    round that begins meanwhile waits for it at the coordinator.
-    """
-    renewal: subprocess.Popen[bytes] | None = None
-    since_poll, not_before = config.poll_s, 0.0
+    def look() -> None:
+        if _look_for_release(home):
+            is_due.set()
+
+    looking, next_look = threading.Thread(), 0.0
     try:
         while not stop.wait(_TICK_S):
             supervisor.tend()
-            if renewal is not None and renewal.poll() is not None:
-                _log.info("renewal ended with code %d", renewal.returncode)
-                if renewal.returncode != 0:  # a full disk, say, which the next minute will not mend
-                    not_before = time.monotonic() + _RENEWAL_PAUSE_S
-                renewal = None
-                supervisor.resume("runner")
-            since_poll += _TICK_S
-            if since_poll >= config.poll_s:
-                since_poll = 0.0
-                if _look_for_release(home) and renewal is None and time.monotonic() >= not_before:
-                    supervisor.rest("runner")
-                    renewal = _start_renewal(home)
+            renewals.tend()
+            if is_due.is_set():
+                is_due.clear()
+                renewals.begin()
+            if not looking.is_alive() and time.monotonic() >= next_look:
+                next_look = time.monotonic() + config.poll_s
+                looking = threading.Thread(target=look, name="look for a release", daemon=True)
+                looking.start()
     finally:
-        if renewal is not None:
-            renewal.send_signal(signal.SIGTERM)
-            renewal.wait()
+        renewals.stop()
+
+
+@dataclass(slots=True)
+class _Renewals:
+    """At most one renewal at a time, and none for a while after one that failed.
+
+    While it runs the runner rests: both hold a network and its lessons, and a small box has memory for one. A round that
+    begins meanwhile waits for it at the coordinator.
+    """
+
+    home: Home
+    supervisor: Supervisor
+    child: Child | None = None
+    not_before: float = 0.0
+
+    def begin(self) -> None:
+        """Start one, unless one runs or failed a moment ago."""
+        if self.child is not None or time.monotonic() < self.not_before:
+            return
+        self.supervisor.rest("runner")
+        try:
+            self.child = _start_renewal(self.home)
+        except OSError as error:
+            _log.warning("renewal could not be started: %s", error.strerror)
+            self._end(has_failed=True)
+
+    def tend(self) -> None:
+        """Notice that one has ended."""
+        code = None if self.child is None else self.child.exit_code()
+        if code is not None:
+            _log.info("renewal ended with code %d", code)
+            self._end(has_failed=code != 0)
+
+    def stop(self) -> None:
+        """End the one that runs."""
+        if self.child is not None:
+            self.child.stop()
+
+    def _end(self, *, has_failed: bool) -> None:
+        self.child = None
+        if has_failed:  # on a full disk, say, which the next minute will not mend
+            self.not_before = time.monotonic() + _RENEWAL_PAUSE_S
+        self.supervisor.resume("runner")
 
 
 def _look_for_release(home: Home) -> bool:
@@ -123,7 +170,7 @@ def needs_renewal(home: Home) -> bool:
         return False
     body = releases.current(home).manifest.body
     tried = renewed_for(home)
-    waiting = [s.name for s in styles.all_styles(home) if s.body != body]
+    waiting = [s.name for s in styles.all_styles(home).values() if s is not None and s.body != body]
     wants_first = (home.training / "code.safetensors").exists() and home.config().style not in styles.names(home)
     return tried != body and bool(waiting or wants_first)
 
@@ -146,8 +193,12 @@ def _renewed_file(home: Home) -> Path:
     return home.styles / ".renewed-for"
 
 
-def _start_renewal(home: Home) -> subprocess.Popen[bytes]:
+def _start_renewal(home: Home) -> Child:
     _log.info("renewing styles for the current body")
-    command = [sys.executable, "-m", "edge_node", "renew", "--home", str(home.root)]
     with open_log(home.logs, "renewal") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        return Child.start("renewal", _own_command("renew", "--home", str(home.root)), environment=os.environ, log=log)
+
+
+def _own_command(*words: str) -> list[str]:
+    """This program in a process of its own; -P, since a folder called `models` where `up` was typed is not ours."""
+    return [sys.executable, "-P", "-m", "edge_node", *words]

@@ -1,7 +1,8 @@
 """One picture: a photo, a style or a mix, a strength. Neither torch nor flwr: a gallery's box paints with this.
 
 Which graph runs: one style at full strength uses its folded graph (int8 where that was found near enough, else fp32);
-mixes and lower strengths use the body's exact graph, in which styles are a matter of arithmetic on codes.
+mixes, lower strengths and the public styles a release brings along use the body's exact graph, in which styles are a matter
+of arithmetic on codes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from export import release
 from export.errors import UsageError
 from export.files import write_atomic
 from export.runtime import Precision, open_engine
+from export.signing import VerifiedRelease
 from models import codecs, samplers
 from models.contract import Signature, Work
+from models.samplers import Code
 
 PrecisionChoice = Literal["auto", "fp32", "int8"]
 SMALLEST_SIDE: Final = 64
@@ -58,29 +61,50 @@ def paint(home: Home, order: Order) -> Painted:
     """Paint.
 
     Raises:
-        UnknownStyleError: a style is not here.
+        UnknownStyleError: a style is not here, and no public one of the release in use either.
         UsageError: strength, size, mix or precision cannot be.
+        NotConfiguredError: no release here holds the styles' body, or it is of another kind of art.
         IntegrityError: a style's or release's files were changed.
     """
     _check(order)
-    wanted = {name: styles.find(home, name) for name in order.weights}
-    source = releases.with_body(home, next(iter(wanted.values())).body)
-    if len({style.body for style in wanted.values()}) > 1:
+    own = {name: styles.find(home, name) for name in order.weights if name in styles.names(home)}
+    source, public = _source(home, order, own)
+    signature, threads = source.manifest.signature, home.config().threads
+    styles.refuse_other_art(signature)
+    if any(style.body != source.manifest.body for style in own.values()):
         raise UsageError(
             "these styles were fitted to different bodies and cannot be mixed",
             advice="Run sfumato up until both are renewed, or learn the older one again.",
         )
-    if len(wanted) == 1 and order.strength >= 1:
-        return _folded(next(iter(wanted.values())), source.manifest.signature, order, home.config().threads)
+    if len(order.weights) == len(own) == 1 and order.strength >= 1:
+        return _folded(next(iter(own.values())), signature, order, threads)
     if order.precision == "int8":
         raise UsageError(
-            "mixes and strengths below 1 are painted in fp32", advice="Leave --precision away, or use --precision fp32."
+            "mixes, public styles and strengths below 1 are painted in fp32",
+            advice="Leave --precision away, or use --precision fp32.",
         )
-    code = samplers.mix({name: style.code() for name, style in wanted.items()}, order.weights)
-    engine = open_engine(source.read(release.EXACT), "release's exact", home.config().threads)
+    codes = {name: own[name].code() if name in own else public[name] for name in order.weights}
+    code = samplers.mix(codes, order.weights)
+    engine = open_engine(source.read(release.EXACT), "release's exact", threads)
     identity = release.codes_of(source)[release.IDENTITY]
-    picture = samplers.paint_with_strength(engine.run, source.manifest.signature, order.photo, code, identity, order.strength)
+    picture = samplers.paint_with_strength(engine.run, signature, order.photo, code, identity, order.strength)
     return Painted(picture, engine.runtime, "fp32", "exact")
+
+
+def _source(home: Home, order: Order, own: Mapping[str, Style]) -> tuple[VerifiedRelease, Mapping[str, Code]]:
+    """The release to paint with, and its public styles if the order names any: those of the release in use.
+
+    Raises:
+        UnknownStyleError: a name is neither a style of this machine nor a public one.
+    """
+    if len(own) == len(order.weights):
+        return releases.with_body(home, next(iter(own.values())).body), {}
+    source = releases.current(home)
+    public = styles.public_codes(source)
+    for name in order.weights:
+        if name not in own and name not in public:
+            raise styles.unknown(name, sorted({*styles.names(home), *public}))
+    return source, public
 
 
 def _folded(style: Style, signature: Signature, order: Order, threads: int) -> Painted:
@@ -111,26 +135,49 @@ def read_photo(path: Path, longest_side: int | None = None) -> Work:
     if longest_side is not None:
         photo = codecs.fit_within(photo, longest_side)
     height, width = photo.shape[:2]
-    if min(height, width) < SMALLEST_SIDE or height * width > LARGEST_PIXELS:
+    if min(height, width) < SMALLEST_SIDE:
         raise BadPictureError(
             f"{path.name} has {width} x {height} pixels",
-            advice=f"Photos need at least {SMALLEST_SIDE} pixels a side and at most 8 megapixels; --size makes one smaller.",
+            advice=f"Photos need at least {SMALLEST_SIDE} pixels a side; --size only makes one smaller.",
+        )
+    if height * width > LARGEST_PIXELS:
+        raise BadPictureError(
+            f"{path.name} has {width} x {height} pixels",
+            advice=f"Photos may have {LARGEST_PIXELS // 10**6} megapixels; make it smaller first with --size 2500, say.",
         )
     return photo
+
+
+def refuse_output(path: Path, photo_path: Path, photo: Work) -> None:
+    """Say before painting, which takes a while, that the picture could not be written.
+
+    Raises:
+        UsageError: it would overwrite the photo, or its format is none we write or cannot hold its size.
+    """
+    if path.exists() and path.samefile(photo_path):
+        raise UsageError(f"{path.name} is the photo itself and would be lost", advice="Name another output with -o.")
+    try:
+        codecs.refuse_unwritable(path.suffix, *photo.shape[:2])
+    except codecs.CodecError as error:
+        raise _unwritable(error) from error
 
 
 def write_picture(path: Path, picture: Work) -> None:
     """Write the picture whole or not at all.
 
     Raises:
-        UsageError: a format we do not write.
+        UsageError: a format we do not write, or one that cannot hold the picture.
         ResourceError: the disk is full or the folder not writable.
     """
     try:
         data = codecs.encode(picture, path.suffix)
     except codecs.CodecError as error:
-        raise UsageError(str(error), advice="Name the output like picture.jpg or picture.png.") from error
+        raise _unwritable(error) from error
     write_atomic(path, data)
+
+
+def _unwritable(error: codecs.CodecError) -> UsageError:
+    return UsageError(str(error), advice="Name the output like picture.jpg or picture.png; .png holds every size.")
 
 
 def parse_mix(text: str) -> dict[str, float]:

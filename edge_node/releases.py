@@ -1,12 +1,14 @@
 """Releases on this machine: installing, listing, going back, and finding the one a style belongs to.
 
-A release is copied in whole, verified again in its new place, and only then remembered. Older ones stay: a style belongs to
-exactly one body, and serves from it until it has been fitted to the next.
+A release is copied in whole and verified again before it appears, then made the current one, and remembered as seen last: a
+crash in between is mended by installing it again. Older ones stay: a style belongs to exactly one body, and serves from it
+until it has been fitted to the next.
 """
 
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -38,8 +40,11 @@ def verify(home: Home, folder: Path) -> VerifiedRelease:
 
     Raises:
         IntegrityError: it is not a release this machine accepts.
-        NotJoinedError: it has joined no federation.
+        UsageError: there is no such folder.
+        NotJoinedError: this machine has joined no federation.
     """
+    if not folder.is_dir():
+        raise UsageError(f"there is no release folder {folder}", advice="Name the folder that holds manifest.json.")
     return _VERIFIER.verify(folder, trust(home))
 
 
@@ -51,22 +56,24 @@ def install(home: Home, folder: Path) -> VerifiedRelease:
         UsageError: there is no such folder.
         ResourceError: the disk is full; nothing was changed.
     """
-    if not folder.is_dir():
-        raise UsageError(f"there is no release folder {folder}", advice="Name the folder that holds manifest.json.")
-    believed = trust(home)
-    offered = _VERIFIER.verify(folder, believed)
+    offered, believed = verify(home, folder), trust(home)
     target = home.releases / str(offered.manifest.version)
-    write_folder_atomic(target, lambda staging: _copy(offered, staging))
-    installed = _VERIFIER.verify(target, believed)
-    believed.having_seen(installed.manifest.version).save(home.trust_file)
-    write_atomic(home.releases / _CURRENT, str(installed.manifest.version).encode())
-    return installed
+
+    def fill(staging: Path) -> None:
+        _copy(offered, staging)
+        if _VERIFIER.verify(staging, believed).digest != offered.digest:
+            raise IntegrityError("the release was changed while it was copied", advice="Install it again.")
+
+    write_folder_atomic(target, fill)
+    write_atomic(home.releases / _CURRENT, target.name.encode())
+    believed.having_seen(offered.manifest.version).save(home.trust_file)
+    return replace(offered, folder=target)
 
 
 def rollback(home: Home) -> VerifiedRelease:
     """Make the release before the current one current again; styles that still have a code for it use it."""
-    now = current(home).manifest.version
-    earlier = [version for version in versions(home) if version < now]
+    now = current_version(home)
+    earlier = [version for version in versions(home) if now is not None and version < now]
     if not earlier:
         raise UsageError("there is no earlier release to go back to", advice="See: sfumato release list")
     write_atomic(home.releases / _CURRENT, str(earlier[-1]).encode())
@@ -82,13 +89,27 @@ def current(home: Home) -> VerifiedRelease:
     """The release in use: the last installed one, else the base that came with the program.
 
     Raises:
-        IntegrityError: its folder was changed.
+        IntegrityError: its folder was changed, or what names it cannot be read.
+    """
+    version = current_version(home)
+    return base.load(home.config().modality) if version is None else opened(home, version)
+
+
+def current_version(home: Home) -> int | None:
+    """Number of the release in use; None is the base that came with the program.
+
+    Raises:
+        IntegrityError: what names it cannot be read.
     """
     try:
-        version = int(read_bounded(home.releases / _CURRENT, 32))
-    except OSError:
-        return base.load(home.config().modality)
-    return opened(home, version)
+        return int(read_bounded(home.releases / _CURRENT, 32))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise IntegrityError(
+            "the note of which release is in use is damaged",
+            advice=f"Delete {home.releases / _CURRENT} to use the base, or install a release: sfumato release install DIR",
+        ) from error
 
 
 def opened(home: Home, version: int) -> VerifiedRelease:
@@ -104,15 +125,16 @@ def opened(home: Home, version: int) -> VerifiedRelease:
 
 
 def with_body(home: Home, body: Digest) -> VerifiedRelease:
-    """The installed release, or the packaged base, that holds a body.
+    """The installed release, or the packaged base, that holds a body; damaged ones are passed over.
 
     Raises:
         NotConfiguredError: none does.
     """
     for version in reversed(versions(home)):
-        release = opened(home, version)
-        if release.manifest.body == body:
-            return release
+        with suppress(IntegrityError):
+            release = opened(home, version)
+            if release.manifest.body == body:
+                return release
     packaged = base.load(home.config().modality)
     if packaged.manifest.body == body:
         return packaged

@@ -60,6 +60,7 @@ class Remote:
 
         Raises:
             JoinRefusedError: used, expired or unknown; in the coordinator's words.
+            NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``_request``.
         """
         body = json.dumps({"secret": base64.b64encode(secret).decode(), "flower_key": flower_key}).encode()
         return _object(self._request("POST", "/join", body))
@@ -72,12 +73,16 @@ class Remote:
         limit_bytes: int = _ANSWER_MAX_BYTES,
         total_s: float = _ANSWER_S,
     ) -> bytes:
+        """An answer, or what was said instead: see ``_exchange`` and ``_refusal``."""
         try:
             context = ssl.create_default_context(cadata=self.ca_pem)
         except (ssl.SSLError, ValueError) as error:
             raise _nonsense() from error
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        return _exchange(_Line(self.host, self.port, context, total_s), method, path, body, limit_bytes)
+        status, data = _exchange(_Line(self.host, self.port, context, total_s), method, path, body, limit_bytes)
+        if status != http.client.OK:
+            raise _refusal(status, data)
+        return data
 
 
 def meet(invite: Invite) -> Remote:
@@ -92,9 +97,10 @@ def meet(invite: Invite) -> Remote:
     stranger.check_hostname = False
     stranger.verify_mode = ssl.CERT_NONE
     line = _Line(invite.host, invite.port, stranger, _ANSWER_S)
-    pem = _exchange(line, "GET", "/ca", None, _ANSWER_MAX_BYTES).decode(errors="replace")
+    status, data = _exchange(line, "GET", "/ca", None, _ANSWER_MAX_BYTES)
+    pem = data.decode(errors="replace")
     try:
-        matches = invite.matches(ssl.PEM_cert_to_DER_cert(pem))
+        matches = status == http.client.OK and invite.matches(ssl.PEM_cert_to_DER_cert(pem))
     except ValueError:
         matches = False
     if not matches:
@@ -118,30 +124,29 @@ class _Line(http.client.HTTPSConnection):
     def connect(self) -> None:
         """Connect and shake hands, with the clock running from here."""
         plain = socket.create_connection((self.host, self.port), _TIMEOUT_S)
-        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock = self._wire = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
         self._watch.start()
         self.sock.do_handshake()
 
-    def close(self) -> None:
-        """Close, and stop the clock."""
+    def hang_up(self) -> None:
+        """Close, and stop the clock. Not in ``close``: http.client calls that while an answer's body is still to come."""
         self._watch.cancel()
-        super().close()
+        self.close()
 
     def _cut(self) -> None:
         self.was_cut = True
         with suppress(OSError):
             # Not SSLSocket.shutdown, which pulls the TLS state from under the thread that reads.
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            socket.socket.shutdown(self._wire, socket.SHUT_RDWR)
 
 
-def _exchange(line: _Line, method: str, path: str, body: bytes | None, limit_bytes: int) -> bytes:
-    """One request, one bounded answer.
+def _exchange(line: _Line, method: str, path: str, body: bytes | None, limit_bytes: int) -> tuple[int, bytes]:
+    """One request, one bounded answer: its status and what it holds.
 
     Raises:
         NoCoordinatorError: nobody answers, or not in time.
         WrongCoordinatorError: the certificate is not under the pinned authority, or for another name.
-        JoinRefusedError: the coordinator says no (HTTP 403).
-        IntegrityError: an answer that makes no sense.
+        IntegrityError: the answer is longer than it may be.
     """
     host, port = line.host, line.port
     try:
@@ -162,24 +167,30 @@ def _exchange(line: _Line, method: str, path: str, body: bytes | None, limit_byt
             advice="Check the address and your network, and ask whether the coordinator is running.",
         ) from error
     finally:
-        line.close()
+        line.hang_up()
     if len(data) > limit_bytes:
         raise _nonsense()
-    if response.status == http.client.OK:
-        return data
-    raise _refusal(response.status, data)
+    return response.status, data
 
 
-def _refusal(status: int, data: bytes) -> JoinRefusedError | IntegrityError:
-    """What the coordinator said, if it said something."""
+def _refusal(status: int, data: bytes) -> JoinRefusedError | NoCoordinatorError | IntegrityError:
+    """What the coordinator said, if it said something: to refuse (403), to be asked again later (503), or else to fail."""
     try:
         said = _object(data)
-        message, advice = str(said["error"])[:300], str(said.get("advice", "Ask the coordinator."))[:300]
+        message, advice = _words(said["error"]), _words(said.get("advice", "Ask the coordinator."))
     except (IntegrityError, KeyError):
-        return _nonsense()
+        if status != http.client.SERVICE_UNAVAILABLE:
+            return _nonsense()
+        message, advice = "not now", "Try again in a minute."
     if status == http.client.FORBIDDEN:
         return JoinRefusedError(message, advice=advice)
-    return IntegrityError(f"the coordinator answered: {message}", advice=advice)
+    kind = NoCoordinatorError if status == http.client.SERVICE_UNAVAILABLE else IntegrityError
+    return kind(f"the coordinator answered: {message}", advice=advice)
+
+
+def _words(said: object) -> str:
+    """What a terminal may be given to show."""
+    return "".join(sign for sign in str(said) if sign.isprintable())[:300]
 
 
 def _object(data: bytes) -> Mapping[str, object]:

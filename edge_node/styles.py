@@ -12,7 +12,7 @@ A folder is written whole and then pointed to; the one before stays until then, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,14 +21,15 @@ from typing import Final
 from edge_node.config import Home
 from edge_node.errors import UnknownStyleError
 from export import release, weights
-from export.errors import IntegrityError
+from export.errors import IntegrityError, NotConfiguredError, UsageError
 from export.files import Digest, digest_of, read_bounded, write_atomic, write_folder_atomic
 from export.fold import calibrate, fold
 from export.parity import Parity, compare
 from export.quantize import int8_onnx
 from export.runtime import Precision, open_engine
 from export.signing import VerifiedRelease
-from models.contract import Score
+from models import samplers
+from models.contract import Score, Signature
 from models.samplers import Code, paint
 
 _CURRENT: Final = "current"
@@ -39,12 +40,16 @@ _GRAPH_MAX_BYTES: Final = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """Where a code comes from: whom it is credited to, the works' folder (empty for the library), and its score."""
+    """Where a code comes from: whom it is credited to, the works' folder (empty for the library), and its score.
+
+    ``works`` were learned from, of ``works_found``; 0 stands for the same number.
+    """
 
     artist: str
     folder_of_works: str
     works: int
     score: Score
+    works_found: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class Style:
         made: ISO 8601, UTC.
         folder_of_works: where it was learned from; empty for the library. Never leaves this machine.
         works: how many works it was learned from.
+        works_found: how many there were to choose them from.
         score: on its exam photos.
         parity: int8 against folded fp32.
         files: digest of each file.
@@ -73,6 +79,7 @@ class Style:
     made: str
     folder_of_works: str
     works: int
+    works_found: int
     score: Score
     parity: Parity
     files: dict[str, Digest]
@@ -98,9 +105,9 @@ class Style:
         try:
             data = read_bounded(self.folder / name, _GRAPH_MAX_BYTES)
         except OSError as error:
-            raise _damaged(self.name) from error
+            raise damaged(self.name) from error
         if digest_of(data) != self.files.get(name):
-            raise _damaged(self.name)
+            raise damaged(self.name)
         return data
 
     @property
@@ -123,10 +130,32 @@ def find(home: Home, name: str) -> Style:
     """
     known = names(home)
     if name not in known:
-        advice = f"There are: {', '.join(known)}." if known else "Learn one with: sfumato learn DIR --style NAME"
-        raise UnknownStyleError(f"there is no style {name!r}", advice=advice)
-    body = read_bounded(home.styles / name / _CURRENT, 128).decode(errors="replace").strip()
+        raise unknown(name, known)
+    try:
+        body = read_bounded(home.styles / name / _CURRENT, 128).decode(errors="replace").strip()
+    except (OSError, IntegrityError) as error:
+        raise damaged(name) from error
     return _opened(home.styles / name / Path(body).name, name)
+
+
+def unknown(name: str, known: Collection[str]) -> UnknownStyleError:
+    """What to say of a name that is no style here."""
+    advice = f"There are: {', '.join(known)}." if known else "Learn one with: sfumato learn DIR --style NAME"
+    return UnknownStyleError(f"there is no style {name!r}", advice=advice)
+
+
+def refuse_other_art(signature: Signature) -> None:
+    """Keep works of another kind from being taken for pictures.
+
+    Raises:
+        NotConfiguredError: this version does not make works of that kind.
+    """
+    try:
+        samplers.refuse_unknown(signature)
+    except samplers.UnknownArtError as error:
+        raise NotConfiguredError(
+            f"this version does not make works of that kind ({error})", advice="Update Sfumato."
+        ) from error
 
 
 def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, lineage: Lineage) -> Style:
@@ -140,8 +169,10 @@ def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, li
         lineage: where the code comes from.
 
     Raises:
+        NotConfiguredError: the release is of a kind of art this version does not make.
         ResourceError: the disk is full; the style that was in use still is.
     """
+    refuse_other_art(source.manifest.signature)
     signature, photos = source.manifest.signature, release.calibration_photos(source)
     exact = source.read(release.EXACT)
     folded = fold(exact, signature, calibrate(exact, signature, code, photos))
@@ -171,6 +202,7 @@ def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, li
         made=metadata["made"],
         folder_of_works=lineage.folder_of_works,
         works=lineage.works,
+        works_found=lineage.works_found or lineage.works,
         score=lineage.score,
         parity=compare(fp32_pictures, int8_pictures),
         files={file: digest_of(data) for file, data in files.items()},
@@ -188,6 +220,7 @@ def _write(style: Style, files: dict[str, bytes]) -> None:
         "made": style.made,
         "folder_of_works": style.folder_of_works,
         "works": style.works,
+        "works_found": style.works_found,
         "score": asdict(style.score),
         "parity": asdict(style.parity),
         "files": style.files,
@@ -213,18 +246,48 @@ def _opened(folder: Path, name: str) -> Style:
             made=str(plain["made"]),
             folder_of_works=str(plain["folder_of_works"]),
             works=int(plain["works"]),
+            works_found=int(plain.get("works_found", plain["works"])),
             score=Score(**plain["score"]),
             parity=Parity(**plain["parity"]),
             files={str(k): Digest(str(v)) for k, v in plain["files"].items()},
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(name) from error
+    except (OSError, IntegrityError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(name) from error
 
 
-def _damaged(name: str) -> IntegrityError:
+def damaged(name: str) -> IntegrityError:
+    """What to say of a style whose files are not as they were written."""
     return IntegrityError(f"the files of style {name!r} are damaged", advice=f"Learn it anew: sfumato learn DIR --style {name}")
 
 
-def all_styles(home: Home) -> Sequence[Style]:
-    """Every style in use."""
-    return [find(home, name) for name in names(home)]
+def all_styles(home: Home) -> dict[str, Style | None]:
+    """Every style in use by name; None in the place of one whose files are damaged."""
+    found: dict[str, Style | None] = {}
+    for name in names(home):
+        try:
+            found[name] = find(home, name)
+        except IntegrityError:
+            found[name] = None
+    return found
+
+
+def public_codes(source: VerifiedRelease) -> dict[str, Code]:
+    """The styles a release brings along; the identity is none."""
+    return {name: code for name, code in release.codes_of(source).items() if name != release.IDENTITY}
+
+
+def refuse_other_folder(home: Home, name: str, folder: Path) -> None:
+    """Keep a style from being lost to another one of the same name.
+
+    Raises:
+        UsageError: there is a style of that name, and it was learned from somewhere else.
+    """
+    try:
+        learned = find(home, name).folder_of_works
+    except (UnknownStyleError, IntegrityError):
+        return
+    if learned != str(folder.resolve()):
+        raise UsageError(
+            f"style {name!r} was learned from {learned or 'your library, in rounds'}",
+            advice="Choose another --style, or say --replace to learn it anew from this folder.",
+        )

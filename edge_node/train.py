@@ -17,7 +17,7 @@ import torch
 
 from edge_node import guard, library, releases, styles
 from edge_node.config import Home
-from edge_node.errors import NotJoinedError
+from edge_node.errors import NotJoinedError, UnknownStyleError
 from edge_node.styles import Style
 from export import backbones, release, weights
 from export.errors import IntegrityError, RefusedError
@@ -68,16 +68,15 @@ class _Pupil:
         pupil = cls(modality, modality.build(_SEED, codes=len(targets)), lessons)
         state.load_inplace(pupil.net, release.body_of(source))
         rows = [public[release.IDENTITY], *(public[name] for name in rehearsed)]
-        pupil.set_codes([*rows, code if code is not None else pupil.best_start(rows, public)])
+        pupil.set_codes([*rows, code if code is not None else pupil.best_start(rows, styles.public_codes(source))])
         pupil.settle()
         return pupil
 
     def set_codes(self, codes: Sequence[Code]) -> None:
         self.modality.set_codes_inplace(self.net, np.stack(codes))
 
-    def best_start(self, rows: Sequence[Code], public: dict[str, Code]) -> Code:
+    def best_start(self, rows: Sequence[Code], styled: dict[str, Code]) -> Code:
         """The public code with the smallest loss on the works: most of the way is shorter from there."""
-        styled = {name: code for name, code in public.items() if name != release.IDENTITY}
         losses = {}
         for name, code in styled.items():
             self.set_codes([*rows, code])
@@ -102,6 +101,9 @@ class _Pupil:
 def learn(home: Home, name: str, folder: Path, progress: Progress) -> Style:
     """Fit a private code to a folder of works with the body frozen, and compile it. Needs no network.
 
+    Of many works some are used, see ``library.load_folder``; the style says how many of how many. What rounds made of the
+    code of the style they train is forgotten with it.
+
     Args:
         home: this machine's folder.
         name: of the style.
@@ -112,22 +114,25 @@ def learn(home: Home, name: str, folder: Path, progress: Progress) -> Style:
         NoWorksError: the folder holds no usable work.
         BadPictureError: it cannot be read.
     """
-    works = library.load_folder(folder)
+    loaded = library.load_folder(folder)
     config = home.config()
     torch.set_num_threads(config.threads)
     source = releases.current(home)
-    pupil = _Pupil.of(source, works, code=None)
+    pupil = _Pupil.of(source, loaded.works, code=None)
     plan = training.Plan(config.learn_steps, private_only=True)
     training.fit(pupil.net, pupil.modality, pupil.lessons, plan, lambda step, _loss: progress(step, config.learn_steps))
-    lineage = styles.Lineage(config.artist, str(folder.resolve()), len(works), pupil.score())
-    return styles.compile_style(home, name, pupil.code(), source, lineage)
+    lineage = styles.Lineage(config.artist, str(folder.resolve()), len(loaded.works), pupil.score(), loaded.found)
+    learned = styles.compile_style(home, name, pupil.code(), source, lineage)
+    if name == config.style:
+        _code_file(home).unlink(missing_ok=True)
+    return learned
 
 
 def renew(home: Home, name: str) -> Style | None:
     """Fit a style to the current body, from the code it has, and switch to it if it is no worse.
 
     Returns:
-        The renewed style, or None where the old body and code go on serving.
+        The renewed style, or None where the old body and code go on serving, or there is neither style nor code.
 
     Raises:
         NoWorksError, BadPictureError: the works it was learned from are gone; it goes on serving as it is.
@@ -138,17 +143,20 @@ def renew(home: Home, name: str) -> Style | None:
     old = styles.find(home, name) if name in styles.names(home) else None
     if old is not None and old.body == source.manifest.body:
         return None
-    works = library.load_folder(Path(old.folder_of_works)) if old and old.folder_of_works else library.load(home)
     start = _saved_code(home, source) if name == config.style else None
-    if start is None and old is not None:
+    if start is None:
+        if old is None:
+            return None
         start = old.code()
-    pupil = _Pupil.of(source, works, start)
+    loaded = library.load_folder(Path(old.folder_of_works)) if old and old.folder_of_works else library.load(home)
+    pupil = _Pupil.of(source, loaded.works, start)
     plan = training.Plan(config.renew_steps, private_only=True, rate_scale=_RENEW_RATE)
     training.fit(pupil.net, pupil.modality, pupil.lessons, plan)
     score = pupil.score()
-    if old is not None and not score.style <= _score_of(home, old, works).style:
+    if old is not None and not score.style <= _score_of(home, old, loaded.works).style:
         return None
-    lineage = styles.Lineage(config.artist, old.folder_of_works if old else "", len(works), score)
+    folder = old.folder_of_works if old else ""
+    lineage = styles.Lineage(config.artist, folder, len(loaded.works), score, loaded.found)
     return styles.compile_style(home, name, pupil.code(), source, lineage)
 
 
@@ -164,6 +172,8 @@ class RoundTraining:
         self._home = home
         self._config = home.config()
         self._pupil: _Pupil | None = None
+        self._made_of: object = None
+        self._code_left: int | None = None
         torch.set_num_threads(self._config.threads)
 
     def run(self, assignment: Assignment) -> Update:
@@ -173,10 +183,42 @@ class RoundTraining:
             What may leave, as the guard let it through.
 
         Raises:
-            RefusedError: the assignment is not of the federation or kind of art this node joined.
+            NotJoinedError: the assignment is not of the federation or kind of art this node joined.
+            RefusedError: it asks for more than this node's settings allow, or its body cannot be trained.
             NoWorksError: there is nothing to learn from.
+            DivergedError: the training spoilt the network; nothing of it is kept.
         """
         self._refuse_foreign(assignment)
+        self._refuse_unreasonable(assignment)
+        try:
+            return self._train(assignment)
+        except BaseException:
+            self._pupil = None  # its running statistics or code may be spoilt, and would spoil every round from now on
+            raise
+
+    def _refuse_foreign(self, assignment: Assignment) -> None:
+        believed = releases.trust(self._home)
+        if assignment.federation != believed.federation or assignment.modality != self._config.modality:
+            raise NotJoinedError(
+                "the coordinator asks for training this machine did not join", advice="Join that federation first."
+            )
+
+    def _refuse_unreasonable(self, assignment: Assignment) -> None:
+        """Bounds that are this node's own, whatever the coordinator says."""
+        if not 0 < assignment.clip <= self._config.clip_max:  # NaN passes no comparison
+            raise RefusedError(
+                f"the coordinator asks for updates of norm {assignment.clip:g}; this machine allows {self._config.clip_max:g}",
+                advice=f"Ask the coordinator why; to allow it set clip_max in {self._home.config_file}.",
+            )
+        if not 1 <= assignment.steps <= self._config.steps_max:
+            raise RefusedError(
+                f"the coordinator asks for {assignment.steps} steps; this machine allows {self._config.steps_max}",
+                advice=f"Ask the coordinator why; to allow it set steps_max in {self._home.config_file}.",
+            )
+        if not np.isfinite(assignment.body).all():
+            raise RefusedError("the coordinator's body holds numbers that are not finite", advice="Tell the coordinator.")
+
+    def _train(self, assignment: Assignment) -> Update:
         pupil = self._prepared()
         layout = state.body_layout(pupil.modality)
         if assignment.layout_digest != layout.digest:
@@ -187,38 +229,41 @@ class RoundTraining:
             assignment.steps, first_step=assignment.round * assignment.steps, rate_scale=_ROUND_RATE, shared_scale=_BODY_RATE
         )
         after = training.fit(pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss))
+        trained = {name: tensor.numpy() for name, tensor in pupil.net.state_dict().items()}
+        if not all(np.isfinite(array).all() for array in trained.values()):
+            raise training.DivergedError("the training left numbers that are not finite")
         self._save_code(pupil)
         first = losses[: max(1, len(losses) // 10)]
-        return guard.outgoing(
-            self._home,
-            assignment,
-            trained={name: tensor.numpy() for name, tensor in pupil.net.state_dict().items()},
-            layout=layout,
-            losses=(sum(first) / len(first), after),
-            steps=len(losses),
-        )
-
-    def _refuse_foreign(self, assignment: Assignment) -> None:
-        believed = releases.trust(self._home)
-        if assignment.federation != believed.federation or assignment.modality != self._config.modality:
-            raise NotJoinedError(
-                "the coordinator asks for training this machine did not join", advice="Join that federation first."
-            )
+        losses_said = (sum(first) / len(first), after)
+        return guard.outgoing(self._home, assignment, trained, layout, losses_said, steps=len(losses))
 
     def _prepared(self) -> _Pupil:
-        """The pupil, made in the first round and kept: measuring the works takes longer than a training step."""
-        if self._pupil is None:
+        """The pupil, made in the first round and kept: measuring the works takes longer than a training step.
+
+        It is made anew when the library changed, so that a withdrawn work stops counting, and when the artist learned
+        the style anew, so that rounds go on from that.
+        """
+        made_of = library.key(self._home)
+        if self._pupil is None or made_of != self._made_of or library.mtime_ns(_code_file(self._home)) != self._code_left:
+            self._pupil = None  # two at once would not fit on a small machine
             source = releases.current(self._home)
-            works = library.load(self._home)
-            self._pupil = _Pupil.of(source, works, _saved_code(self._home, source), rehearses=True)
+            self._code_left = library.mtime_ns(_code_file(self._home))
+            start = _saved_code(self._home, source)
+            if start is None:
+                start = _main_code(self._home, source)
+            self._pupil = _Pupil.of(source, library.load(self._home).works, start, rehearses=True)
+            self._made_of = made_of
             # What the body can do for this artist before any round, kept so that the artist can see what rounds bring.
             if not self._home.start_score_file.exists():
                 write_json(self._home.start_score_file, asdict(self._pupil.score()), mode=0o600)
         return self._pupil
 
     def _save_code(self, pupil: _Pupil) -> None:
+        if library.mtime_ns(_code_file(self._home)) != self._code_left:
+            return  # the artist learned the style anew meanwhile; the next round starts from that
         metadata = {"modality": pupil.modality.name}
         write_atomic(_code_file(self._home), weights.pack({"code": pupil.code()}, metadata), mode=0o600)
+        self._code_left = library.mtime_ns(_code_file(self._home))
 
 
 def _code_file(home: Home) -> Path:
@@ -233,3 +278,12 @@ def _saved_code(home: Home, source: VerifiedRelease) -> Code | None:
     except (OSError, IntegrityError, KeyError):
         return None
     return code if code.shape == source.manifest.signature.code.shape[1:] else None
+
+
+def _main_code(home: Home, source: VerifiedRelease) -> Code | None:
+    """The code of the style that rounds train, if it belongs to the body they start from."""
+    try:
+        style = styles.find(home, home.config().style)
+        return style.code() if style.body == source.manifest.body else None
+    except (UnknownStyleError, IntegrityError):
+        return None

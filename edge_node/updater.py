@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -14,12 +15,15 @@ from export.signing import MANIFEST, SIGNATURES, VerifiedRelease
 
 _FILE_MAX_BYTES: Final = 64 * 2**20
 _FILES_MAX: Final = 200
+_INCOMING: Final = ".incoming-"
 # As in the manifest, and checked before a name off the wire becomes a path; the signed manifest is checked later.
 _PATH: Final = re.compile(r"(?:[a-z0-9_-]{1,40}/){0,2}[a-z0-9_-]{1,60}(?:\.[a-z0-9]{1,12}){1,2}")
 
 
 def update(home: Home) -> VerifiedRelease | None:
-    """Install the coordinator's newest release if it is newer than any installed.
+    """Install the coordinator's newest release if it is newer than any seen, or was seen and never quite installed.
+
+    What was installed and then gone back from stays gone back from.
 
     Returns:
         The newly installed release, or None.
@@ -31,21 +35,38 @@ def update(home: Home) -> VerifiedRelease | None:
     """
     coordinator = membership.coordinator(home)
     version, files, _ = coordinator.newest()
-    if version <= max(releases.versions(home), default=0):
+    if _is_settled(home, version):
         return None
     if len(files) > _FILES_MAX or not all(_PATH.fullmatch(file) for file in files):
         raise IntegrityError("the coordinator offers a release with impossible file names", advice="Do not use it.")
     home.releases.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".incoming-", dir=home.releases) as name:
+    with tempfile.TemporaryDirectory(prefix=_INCOMING, dir=home.releases) as name:
         folder = Path(name)
         for file in (*files, MANIFEST, SIGNATURES):
             _put(folder / file, coordinator.file(version, file, _FILE_MAX_BYTES))
         return releases.install(home, folder)
 
 
+def sweep(home: Home) -> None:
+    """Remove what an earlier process was fetching when it was killed."""
+    for folder in home.releases.glob(f"{_INCOMING}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def is_round_running(home: Home) -> bool:
     """Whether the coordinator is holding rounds, in which this machine's cores are wanted for training."""
     return membership.coordinator(home).newest()[2]
+
+
+def _is_settled(home: Home, version: int) -> bool:
+    """Whether a served version changes nothing here: it is older than one seen, or installed as a whole.
+
+    Having seen a version says too little: whoever joins is told of the newest one before there is any folder of it.
+    """
+    seen = releases.trust(home).highest_version
+    if version != seen:
+        return version < seen
+    return version in releases.versions(home) and releases.current_version(home) is not None
 
 
 def _put(path: Path, data: bytes) -> None:

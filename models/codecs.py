@@ -18,10 +18,17 @@ from models.contract import Work
 MAX_BYTES: Final = 64 * 2**20
 MAX_PIXELS: Final = 40_000_000
 _FORMATS: Final = ("JPEG", "PNG", "WEBP")
+_WRITTEN: Final = {
+    ".jpg": ("JPEG", 65_500),  # libjpeg's JPEG_MAX_DIMENSION
+    ".jpeg": ("JPEG", 65_500),
+    ".png": ("PNG", 2**31 - 1),
+    ".webp": ("WEBP", 16_383),  # libwebp's WEBP_MAX_DIMENSION
+}
+"""Format of each ending, and the longest side it can hold in pixels."""
 
 
 class CodecError(ValueError):
-    """The bytes are not a picture we open. The text says which of the reasons, without naming the file."""
+    """The bytes are not a picture we open, or the picture is none we write. The text says why, without naming the file."""
 
 
 def decode(data: bytes) -> Work:
@@ -79,18 +86,33 @@ def _flattened(image: Image.Image) -> Work:
     return np.asarray(image.convert("RGB"))
 
 
+def refuse_unwritable(suffix: str, height: int, width: int) -> None:
+    """Say before any work is done whether a picture of that size can be written under that ending.
+
+    Raises:
+        CodecError: an ending we do not write, or a side longer than its format can hold.
+    """
+    if suffix.lower() not in _WRITTEN:
+        raise CodecError(f"pictures are written as {', '.join(_WRITTEN)}, not {suffix or 'without an ending'}")
+    form, longest = _WRITTEN[suffix.lower()]
+    if max(height, width) > longest:
+        raise CodecError(f"a {form} picture has at most {longest} pixels a side, and this one has {width} x {height}")
+
+
 def encode(picture: Work, suffix: str, quality: int = 92) -> bytes:
     """(H, W, 3) uint8 → bytes of the format a file name ends in.
 
     Raises:
-        CodecError: an ending we do not write.
+        CodecError: see ``refuse_unwritable``; or the format's own library fails.
     """
-    formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-    if suffix.lower() not in formats:
-        raise CodecError(f"pictures are written as {', '.join(formats)}, not {suffix or 'without an ending'}")
+    refuse_unwritable(suffix, *picture.shape[:2])
+    form = _WRITTEN[suffix.lower()][0]
     buffer = io.BytesIO()
-    options = {} if suffix.lower() == ".png" else {"quality": quality}
-    Image.fromarray(picture).save(buffer, formats[suffix.lower()], **options)
+    options = {} if form == "PNG" else {"quality": quality}
+    try:
+        Image.fromarray(picture).save(buffer, form, **options)
+    except (OSError, ValueError) as error:
+        raise CodecError(f"the picture could not be written as {form}") from error
     return buffer.getvalue()
 
 

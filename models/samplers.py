@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from models.contract import Signature, Work
+from models.contract import Medium, Sampler, Signature, Work
 
 Feed: TypeAlias = Mapping[str, npt.NDArray[np.generic]]
 Run: TypeAlias = Callable[[Feed], Mapping[str, npt.NDArray[np.generic]]]
@@ -18,11 +18,12 @@ Run: TypeAlias = Callable[[Feed], Mapping[str, npt.NDArray[np.generic]]]
 Code: TypeAlias = npt.NDArray[np.float32]
 
 
-def paint(run: Run, signature: Signature, photo: Work, code: Code | None) -> Work:
-    """One pass of a feed-forward graph.
+class UnknownArtError(LookupError):
+    """A signature names a medium or sampler that this version cannot make works with; a newer one may."""
 
-    The photo's edge is repeated outwards by ``signature.margin`` pixels and cut off again, so that the zero padding
-    inside the network never shows.
+
+def paint(run: Run, signature: Signature, photo: Work, code: Code | None) -> Work:
+    """Make a work in the way its signature names.
 
     Args:
         run: a compiled exact graph (with ``code``) or folded graph (without).
@@ -32,6 +33,29 @@ def paint(run: Run, signature: Signature, photo: Work, code: Code | None) -> Wor
 
     Returns:
         (H, W, 3) uint8.
+
+    Raises:
+        UnknownArtError: see ``refuse_unknown``.
+    """
+    refuse_unknown(signature)
+    return _SAMPLERS[signature.medium, signature.sampler](run, signature, photo, code)
+
+
+def refuse_unknown(signature: Signature) -> None:
+    """Keep a graph of another kind of art from being run as if it painted pictures.
+
+    Raises:
+        UnknownArtError: this version does not make works of that medium, or not with that sampler.
+    """
+    if (signature.medium, signature.sampler) not in _SAMPLERS:
+        raise UnknownArtError(f"{signature.medium} by {signature.sampler}")
+
+
+def _image_in_one_pass(run: Run, signature: Signature, photo: Work, code: Code | None) -> Work:
+    """One pass of a feed-forward graph.
+
+    The photo's edge is repeated outwards by ``signature.margin`` pixels and cut off again, so that the zero padding
+    inside the network never shows.
     """
     feed: dict[str, npt.NDArray[np.generic]] = {signature.content.name: pad(photo, signature)}
     if code is not None:
@@ -40,6 +64,11 @@ def paint(run: Run, signature: Signature, photo: Work, code: Code | None) -> Wor
     height, width = photo.shape[:2]
     top = left = signature.margin
     return np.ascontiguousarray(picture[0, top : top + height, left : left + width], dtype=np.uint8)
+
+
+_SAMPLERS: Final[Mapping[tuple[Medium, Sampler], Callable[[Run, Signature, Work, Code | None], Work]]] = {
+    ("image", "feed-forward"): _image_in_one_pass
+}
 
 
 def pad(photo: Work, signature: Signature) -> Work:
@@ -63,7 +92,11 @@ def paint_with_strength(run: Run, signature: Signature, photo: Work, code: Code,
         code: (D,) float32 of the style.
         identity: (D,) float32 of the identity.
         strength: 0 (the photo) to 1 (the style).
+
+    Raises:
+        UnknownArtError: see ``refuse_unknown``.
     """
+    refuse_unknown(signature)
     if strength >= 1:
         return paint(run, signature, photo, code)
     if strength <= 0:

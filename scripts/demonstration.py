@@ -14,6 +14,8 @@ import dataclasses
 import json
 import os
 import platform
+import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -30,6 +32,7 @@ from typing import Any, Final, Self
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
@@ -38,10 +41,11 @@ ROOT = Path(__file__).resolve().parent.parent
 from coordinator import config as coordinator_config  # noqa: E402
 from coordinator.store import Store  # noqa: E402
 from edge_node import config as node_config  # noqa: E402
-from edge_node import paint, releases, styles  # noqa: E402
+from edge_node import ingest, library, node, paint, releases, styles  # noqa: E402
 from edge_node.styles import Style  # noqa: E402
 from export import release as release_parts  # noqa: E402
 from export import settings  # noqa: E402
+from export.errors import SfumatoError  # noqa: E402
 from export.ledger import Ledger  # noqa: E402
 from export.processes import Child, stop_all  # noqa: E402
 from export.runtime import open_engine  # noqa: E402
@@ -54,6 +58,7 @@ STEPS: Final = 60
 ROUNDS: Final = 2
 FIT_STEPS: Final = 24
 RENEW_STEPS: Final = 40
+PYTHON: Final = (sys.executable, "-P", "-m")
 LATENCY_SIDE: Final = 512
 LATENCY_RUNS: Final = 15
 TILE: Final = 300
@@ -65,20 +70,27 @@ screen = Console(stderr=True, highlight=False)
 def main() -> None:
     """Run the demo, ending every process whatever happens."""
     arguments = parse()
+    works = find_works(arguments.works)
     arguments.out.mkdir(parents=True, exist_ok=True)
     stage = Stages()
-    with tempfile.TemporaryDirectory(prefix="sfumato-demo-") as folder, children() as start, MemoryWatch() as memory:
-        coordinator = coordinator_config.Home(Path(folder) / "coordinator")
+    with (
+        tempfile.TemporaryDirectory(prefix="sfumato-demo-") as temporary,
+        kept_logs(Path(temporary), arguments.out / "logs"),
+        children() as start,
+        MemoryWatch() as memory,
+    ):
+        folder = Path(temporary)
+        coordinator = coordinator_config.Home(folder / "coordinator")
         with stage("set-up"):
-            artists = set_up(Path(folder), coordinator, find_works(arguments.works), start, stage)
+            artists, nodes = set_up(folder, coordinator, works, start, stage)
         with stage("rounds"):
             hold_rounds(coordinator, arguments.rounds, start, stage)
         with stage("export and parity"):
-            finished = await_styles(artists, stage)
+            finished = await_styles(coordinator, artists, nodes, stage)
         with stage("pictures"):
             pictures = paint_all(artists, finished, stage)
         sheet = arguments.out / "contact-sheet.png"
-        contact_sheet(arguments.works, finished, pictures).save(sheet)
+        contact_sheet(artists, pictures).save(sheet)
         with stage("latency"):
             stage.say("timing the graphs at 512 px")
             name, style = next(iter(finished.items()))  # folded graphs of one body differ in numbers only
@@ -109,13 +121,12 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self._status = Status("", console=screen)
         self._what, self._since = "", time.monotonic()
-        self._over = threading.Event()
         threading.Thread(target=self._tick, daemon=True).start()
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time a stage."""
-        started = time.monotonic()
+        started = self._since = time.monotonic()
         with self._status:
             self.say(name)
             yield
@@ -123,15 +134,16 @@ class Stages:
         screen.print(f"[green]✓[/] {name}: {self.seconds[name]:.0f} s")
 
     def say(self, what: str) -> None:
-        """Name what is being waited for now."""
-        if what != self._what:
-            self._what, self._since = what, time.monotonic()
-            if not screen.is_terminal:
-                screen.print(f"  {what}", markup=False)
+        """Name what is being waited for now; without a terminal, each thing is said once, however its seconds run."""
+        news = re.sub(r"\d+ s\b", "", what) != re.sub(r"\d+ s\b", "", self._what)
+        self._what = what
+        if news and not screen.is_terminal:
+            screen.print(f"  {what}", markup=False)
 
     def _tick(self) -> None:
-        while not self._over.wait(0.5):
-            self._status.update(f"{self._what} ({time.monotonic() - self._since:.0f} s)")
+        while True:
+            self._status.update(escape(f"{self._what} ({time.monotonic() - self._since:.0f} s in this stage)"))
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -149,6 +161,22 @@ def children() -> Iterator[Callable[..., Child]]:
         yield start
     finally:
         stop_all(started)
+
+
+@contextlib.contextmanager
+def kept_logs(folder: Path, kept: Path) -> Iterator[None]:
+    """Keep what the processes wrote if the demo fails; their folder goes with it."""
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException:
+        for log in folder.rglob("*.log"):
+            target = kept / log.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(log, target)
+        screen.print(f"The logs are in {kept}", markup=False)
+        raise
 
 
 class MemoryWatch:
@@ -193,8 +221,9 @@ def _proportional_mb(pid: int) -> float:
 
 
 def find_works(folder: Path) -> dict[str, Path]:
-    """Three artists' folders by name."""
-    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
+    """Three artists' folders, by names that styles can have."""
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."] if folder.is_dir() else []
+    found = {re.sub(r"[^A-Za-z0-9]+", "-", path.name)[:40].strip("-").lower() or "artist": path for path in folders}
     if len(found) < ARTISTS:
         sys.exit(f"{folder} needs {ARTISTS} folders, one per artist, each with pictures of works. Name another: --works DIR")
     return dict(list(found.items())[:ARTISTS])
@@ -202,9 +231,12 @@ def find_works(folder: Path) -> dict[str, Path]:
 
 def run(module: str, home: Path, *words: str) -> dict[str, object]:
     """One command of a program, as a person would type it; its JSON answer."""
-    command = [sys.executable, "-m", module, *words, "--home", str(home), "--json"]
+    command = [*PYTHON, module, *words, "--home", str(home), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=WAIT_S)
-    answer = json.loads(done.stdout or "{}")
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        answer = {}
     if not answer.get("ok"):
         error = answer.get("error", {})
         sys.exit(f"{' '.join(words)}: {error.get('message', done.stderr[-2000:])}. {error.get('advice', '')}")
@@ -218,7 +250,7 @@ def set_up(
     works: dict[str, Path],
     start: Callable[..., Child],
     stage: Stages,
-) -> dict[str, node_config.Home]:
+) -> tuple[dict[str, node_config.Home], dict[str, Child]]:
     """A coordinator that runs, and three nodes that have joined it and run."""
     artists = {name: node_config.Home(folder / name) for name in works}
     with ThreadPoolExecutor(2) as pool:
@@ -227,21 +259,29 @@ def set_up(
         list(pool.map(lambda name: set_up_node(artists[name], name, works[name]), works))
         made.result()
         config = dataclasses.replace(
-            coordinator.config(), bind="127.0.0.1", minimum_nodes=ARTISTS, steps=STEPS, fit_steps=FIT_STEPS
+            coordinator.config(),
+            bind="127.0.0.1",
+            minimum_nodes=ARTISTS,
+            steps=STEPS,
+            fit_steps=FIT_STEPS,
+            round_timeout_s=300,
+            gather_timeout_s=120,
         )
         settings.save(coordinator.config_file, config)
         stage.say("starting the coordinator")
         up = start(
             "coordinator",
-            [sys.executable, "-m", "coordinator", "up", "--home", str(coordinator.root)],
+            [*PYTHON, "coordinator", "up", "--home", str(coordinator.root)],
             folder / "c.log",
         )
         await_condition(lambda: run("coordinator", coordinator.root, "status")["running"] is True, up, folder / "c.log")
         stage.say("three artists join by invite")
         list(pool.map(lambda name: join(coordinator, artists[name], name), works))
-    for name, home in artists.items():
-        start(name, [sys.executable, "-m", "edge_node", "up", "--home", str(home.root)], folder / f"{name}.log")
-    return artists
+    nodes = {
+        name: start(name, [*PYTHON, "edge_node", "up", "--home", str(home.root)], home.root / "up.log")
+        for name, home in artists.items()
+    }
+    return artists, nodes
 
 
 def set_up_node(home: node_config.Home, name: str, works: Path) -> None:
@@ -270,7 +310,7 @@ def await_condition(holds: Callable[[], bool], child: Child, log: Path) -> None:
 def hold_rounds(coordinator: coordinator_config.Home, rounds: int, start: Callable[..., Child], stage: Stages) -> None:
     """Have the coordinator hold rounds, and say how they stand."""
     log = coordinator.root / "round.log"
-    command = [sys.executable, "-m", "coordinator", "round", "--rounds", str(rounds), "--home", str(coordinator.root)]
+    command = [*PYTHON, "coordinator", "round", "--rounds", str(rounds), "--home", str(coordinator.root)]
     child = start("round", command, log)
     store = Store(coordinator.database)
     while child.exit_code() is None:
@@ -281,25 +321,32 @@ def hold_rounds(coordinator: coordinator_config.Home, rounds: int, start: Callab
         sys.exit(f"the rounds failed:\n{log.read_text()[-2000:]}")
 
 
-def await_styles(artists: dict[str, node_config.Home], stage: Stages) -> dict[str, Style]:
+def await_styles(
+    coordinator: coordinator_config.Home, artists: dict[str, node_config.Home], nodes: dict[str, Child], stage: Stages
+) -> dict[str, Style]:
     """Wait until every node has installed the newest release and made its style of it."""
+    served = int(coordinator.current_file.read_text())
     deadline = time.monotonic() + WAIT_S
     while True:
-        done = {name: styles.find(home, name) for name, home in artists.items() if is_renewed(home, name)}
+        done = {name: styles.find(home, name) for name, home in artists.items() if is_renewed(home, name, served)}
         if len(done) == len(artists):
             return done
+        for name, home in artists.items():
+            said = (home.root / "up.log").read_text(errors="replace")
+            if nodes[name].exit_code() is not None or re.search(r"renewal ended with code [1-9]", said):
+                sys.exit(f"the node of {name} failed:\n{said[-2000:]}")
         if time.monotonic() > deadline:
             sys.exit(f"only {', '.join(done) or 'nobody'} had a style in time")
         stage.say(f"{len(done)} of {len(artists)} nodes have verified the release, fitted, folded and quantised their style")
         time.sleep(0.5)
 
 
-def is_renewed(home: node_config.Home, name: str) -> bool:
-    """Whether a node has been through renewal for the release it has."""
-    if name not in styles.names(home) or not releases.versions(home):
+def is_renewed(home: node_config.Home, name: str, served: int) -> bool:
+    """Whether a node has been through renewal for the release that is served."""
+    if name not in styles.names(home) or served not in releases.versions(home):
         return False
-    renewed = home.styles / ".renewed-for"
-    return renewed.exists() and renewed.read_text() == releases.current(home).manifest.body
+    now = releases.current(home).manifest
+    return now.version == served and node.renewed_for(home) == now.body
 
 
 Pictures = dict[tuple[str, str, str], Work]
@@ -320,11 +367,11 @@ def paint_all(artists: dict[str, node_config.Home], finished: dict[str, Style], 
     return pictures
 
 
-def contact_sheet(works: Path, finished: dict[str, Style], pictures: Pictures) -> Image.Image:
+def contact_sheet(artists: dict[str, node_config.Home], pictures: Pictures) -> Image.Image:
     """Photos down, artists across, each in fp32 and int8; a work of each artist on top, to compare with."""
     photos = sorted({photo for _, photo, _ in pictures})
     gap, head = 12, 40
-    columns = 1 + 2 * len(finished)
+    columns = 1 + 2 * len(artists)
     heights = [TILE, *(round(TILE * pictures["", p, ""].shape[0] / pictures["", p, ""].shape[1]) for p in photos)]
     size = (columns * (TILE + gap) + gap, head + sum(height + gap for height in heights) + gap)
     sheet = Image.new("RGB", size, (250, 248, 244))
@@ -338,15 +385,15 @@ def contact_sheet(works: Path, finished: dict[str, Style], pictures: Pictures) -
         draw.text((gap + column * (TILE + gap) + 4, 10), text, (60, 52, 44), font=font)
 
     label("photo", 0)
-    for index, name in enumerate(finished):
-        own = sorted((works / name).glob("*.jpg"))[:2]
-        for offset, (precision, work) in enumerate(zip(("fp32", "int8"), own, strict=False)):
+    for index, (name, home) in enumerate(artists.items()):
+        for offset, precision in enumerate(("fp32", "int8")):
             label(f"{name}, {precision}", 1 + 2 * index + offset)
-            put(Image.open(work).convert("RGB"), 1 + 2 * index + offset, head, TILE)
+        for offset, work in enumerate(library.entries(home)[:2]):
+            put(Image.fromarray(ingest.read_picture(work.path)), 1 + 2 * index + offset, head, TILE)
     top = head + TILE + gap
     for photo, height in zip(photos, heights[1:], strict=True):
         put(Image.fromarray(pictures["", photo, ""]), 0, top, height)
-        for index, name in enumerate(finished):
+        for index, name in enumerate(artists):
             for offset, precision in enumerate(("fp32", "int8")):
                 put(Image.fromarray(pictures[name, photo, precision]), 1 + 2 * index + offset, top, height)
         top += height + gap
@@ -405,8 +452,8 @@ def build_report(
         "artists": {
             name: {
                 "works": finished[name].works,
-                "sent": Ledger(home.ledger_file).entries(),
-                "bytes_sent": sum(int(str(e["bytes"])) for e in Ledger(home.ledger_file).entries()),
+                "sent": (sent := [e for e in Ledger(home.ledger_file).entries() if e["what"] == "update"]),
+                "bytes_sent": sum(int(str(e["bytes"])) for e in sent),
                 "style_distance": {
                     "before": json.loads(home.start_score_file.read_text())["style"],
                     "after": finished[name].score.style,
@@ -446,3 +493,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         screen.print("interrupted; every process was ended")
         sys.exit(130)
+    except (SfumatoError, OSError, subprocess.TimeoutExpired) as error:
+        sys.exit(f"the demo failed: {error}. {getattr(error, 'advice', '')}".strip())

@@ -1,11 +1,12 @@
 """The `sfumato` command line: help everywhere, one object for machines, and for people a sentence, advice and an exit code."""
 
+import getpass
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import click
 import pytest
@@ -14,16 +15,18 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from edge_node import __main__ as program
-from edge_node import library, membership, node, releases, styles, train
+from edge_node import library, membership, node, paint, releases, styles, train
 from edge_node.config import Home
 from edge_node.errors import JoinRefusedError, NoWorksError
 from edge_node.membership import Membership
-from export.errors import ResourceError
+from export.errors import IntegrityError, ResourceError
+from export.fold import FoldError
 from export.invite import Invite
 from export.ledger import Ledger
 from export.processes import free_port
 from export.signing import VerifiedRelease
 from models import codecs
+from models.training import DivergedError
 from tests import pictures, simulators
 from tests.releases import publish
 
@@ -86,6 +89,28 @@ def test_every_command_has_help(path: tuple[str, ...]) -> None:
     assert "Usage:" in result.stdout
 
 
+@pytest.mark.parametrize("path", list(commands(typer.main.get_command(program.app))), ids=" ".join)
+def test_the_help_explains_every_argument(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    # click 8.5 forgets what typer 0.20 was told about arguments; what was declared is looked up in the functions.
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("TERMINAL_WIDTH", "400")
+    shown = " ".join(CliRunner().invoke(program.app, [*path, "--help"]).stdout.split())
+
+    for text in declared_help(typer.main.get_command(program.app), path):
+        assert text in shown
+
+
+def declared_help(command: click.Command, path: tuple[str, ...]) -> list[str]:
+    """What a command's function says of its arguments, in its annotations."""
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    if command.callback is None:
+        return []
+    notes = [note for hint in get_type_hints(command.callback, include_extras=True).values() for note in get_args(hint)[1:]]
+    return [note.help or "no help" for note in notes if isinstance(note, typer.models.ArgumentInfo)]
+
+
 def test_the_commands_the_design_names_are_there() -> None:
     found = {" ".join(path) for path in commands(typer.main.get_command(program.app))}
 
@@ -104,6 +129,49 @@ def test_init_sets_a_machine_up_once(tmp_path: Path) -> None:
     assert said == {"home": str(home.root), "artist": "Ada Lovelace", "style": "ada-lovelace"}
     assert home.root.stat().st_mode & 0o077 == 0
     assert_refused(home, ["init", "--artist", "Ada"], 2, "usage", "is set up already")
+
+
+@pytest.mark.parametrize(
+    ("artist", "style"), [("A" * 39 + " B", "a" * 39), ("小野", "style"), ("--Ada--", "ada"), ("a" * 100, "a" * 40)]
+)
+def test_any_name_makes_a_style_name(tmp_path: Path, artist: str, style: str) -> None:
+    assert data(Home(tmp_path), "init", "--artist", artist)["style"] == style
+    assert Home(tmp_path).config().artist == artist
+
+
+@pytest.mark.parametrize("artist", ["a\nb", "a\x1b[31m", "a\udcff", " ", "a" * 101])
+def test_a_name_that_cannot_be_shown_is_refused_and_nothing_set_up(tmp_path: Path, artist: str) -> None:
+    home = Home(tmp_path / "home")
+
+    assert_refused(home, ["init", "--artist", artist], 2, "usage", "cannot be an artist's name")
+    assert not home.root.exists()
+
+
+@pytest.mark.parametrize("error", [OSError("no such user"), KeyError("uid 77"), ImportError("pwd")])
+def test_a_system_without_login_names_is_asked_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail() -> str:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", fail)
+
+    result = run(Home(tmp_path / "home"), "init")
+
+    assert result.exit_code == 2
+    assert "--artist NAME" in result.stderr
+
+
+def test_works_that_are_gone_or_changed_are_told(home: Home, tmp_path: Path) -> None:
+    simulators.write_works(tmp_path / "works", count=3)
+    data(home, "works", "add", str(tmp_path / "works"))
+    (tmp_path / "works" / "work-0.png").unlink()
+    (tmp_path / "works" / "work-1.png").write_bytes(b"another")
+
+    assert [work["state"] for work in data(home, "works", "list")["works"]] == ["missing", "changed", "ok"]
+    said = data(home, "status")
+    assert (said["works"], said["works_gone_or_changed"]) == (1, 2)
+    assert "changed" in run(home, "works", "list").stdout
 
 
 def test_works_are_added_and_listed(home: Home, tmp_path: Path) -> None:
@@ -130,8 +198,8 @@ def test_a_style_is_learned_listed_and_painted_with(home: Home, tmp_path: Path) 
     listed = data(home, "styles")
     painted = data(home, "paint", str(tmp_path / "photo.png"), "--style", "sea", "-o", output, "--precision", "fp32")
 
-    assert (learned["name"], learned["works"]) == ("sea", 2)
-    assert listed["styles"] == [learned]
+    assert (learned["name"], learned["works"], learned["works_found"]) == ("sea", 2, 2)
+    assert listed == {"styles": [learned], "public": [{"name": "paper", "release": "sfumato-base 1"}]}
     assert "sea" in run(home, "styles").stdout
     assert painted == {
         "picture": output,
@@ -143,6 +211,85 @@ def test_a_style_is_learned_listed_and_painted_with(home: Home, tmp_path: Path) 
     }
     assert codecs.decode(Path(output).read_bytes()).shape == photo.shape
     assert "90 x 70" in run(home, "paint", str(tmp_path / "photo.png"), "--style", "sea", "-o", output).stdout
+
+
+def test_learning_says_how_many_works_it_used(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_LESSONS_MAX", 2)
+    simulators.write_works(tmp_path / "works", count=3)
+
+    assert "Learned from 2 of 3 works." in run(home, "learn", str(tmp_path / "works"), "--style", "sea").stdout
+    assert "2 of 3" in " ".join(run(home, "styles").stdout.split())
+
+
+def test_a_style_is_not_learned_from_other_works_by_mistake(home: Home, tmp_path: Path) -> None:
+    for name in ("works", "more"):
+        simulators.write_works(tmp_path / name, seed=len(name))
+    data(home, "learn", str(tmp_path / "works"), "--style", "sea")
+    again = ["learn", str(tmp_path / "more"), "--style", "sea"]
+
+    assert_refused(home, again, 2, "usage", "was learned from")
+    assert data(home, "learn", str(tmp_path / "works"), "--style", "sea")["works"] == 2
+    assert data(home, *again, "--replace")["works"] == 2
+    assert styles.find(home, "sea").folder_of_works == str(tmp_path / "more")
+
+
+def test_a_public_style_paints_where_nothing_was_learned(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(pictures.encoded(pictures.shapes((70, 90)), "PNG"))
+    output = tmp_path / "picture.jpg"
+
+    assert "paper" in run(home, "styles").stdout
+    painted = data(home, "paint", str(tmp_path / "photo.png"), "--style", "paper", "-o", str(output))
+
+    assert (painted["graph"], painted["precision"]) == ("exact", "fp32")
+    assert output.exists()
+
+
+def test_a_photo_is_not_painted_over(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(pictures.encoded(pictures.shapes((70, 90)), "PNG"))
+    before = photo.read_bytes()
+    monkeypatch.setattr(paint, "paint", lambda *_: pytest.fail("it was painted before it was checked"))
+
+    assert_refused(home, ["paint", str(photo), "--style", "paper", "-o", str(photo)], 2, "usage", "is the photo itself")
+    assert_refused(home, ["paint", str(photo), "--style", "paper", "-o", "o.gif"], 2, "usage", "pictures are written as")
+    assert photo.read_bytes() == before
+
+
+def test_one_damaged_style_is_listed_beside_the_others(home: Home, world: VerifiedRelease) -> None:
+    for name in ("sea", "sky"):
+        styles.compile_style(home, name, simulators.style_code(world), world, simulators.LINEAGE)
+    (styles.find(home, "sky").folder / "style.json").write_text("{}")
+
+    listed = data(home, "styles")["styles"]
+    assert [(style["name"], style["damaged"]) for style in listed] == [("sea", False), ("sky", True)]
+    assert "damaged" in run(home, "styles").stdout
+    said = data(home, "status")
+    assert (said["styles"], said["damaged"]) == (["sea", "sky"], ["style sky"])
+    assert "style sky" in run(home, "status").stdout
+
+
+def test_one_damaged_release_is_listed_beside_the_others(home: Home, tmp_path: Path) -> None:
+    simulators.trusting(home)
+    for version in (1, 2):
+        releases.install(home, publish(tmp_path / str(version), version=version).folder)
+    (home.releases / "2" / "card.md").unlink()
+
+    listed = data(home, "release", "list")["releases"]
+    assert [(r["version"], r["damaged"], r["current"]) for r in listed] == [(1, False, False), (2, True, True)]
+    assert "damaged" in run(home, "release", "list").stdout
+    said = data(home, "status")
+    assert (said["release"], said["damaged"]) == ({"version": 2, "damaged": True}, ["release"])
+    assert "damaged" in run(home, "status").stdout
+    assert data(home, "styles") == {"styles": [], "public": []}
+
+
+def test_releases_are_listed_without_a_note_of_the_one_in_use(home: Home, tmp_path: Path) -> None:
+    simulators.trusting(home)
+    releases.install(home, publish(tmp_path / "1", version=1).folder)
+    (home.releases / "current").write_text("one")
+
+    assert [(r["version"], r["current"]) for r in data(home, "release", "list")["releases"]] == [(1, False)]
+    assert data(home, "status")["release"] == {"version": None, "damaged": True}
 
 
 def test_releases_are_verified_installed_listed_and_taken_back(home: Home, tmp_path: Path) -> None:
@@ -157,13 +304,38 @@ def test_releases_are_verified_installed_listed_and_taken_back(home: Home, tmp_p
     assert "* 1" in " ".join(run(home, "release", "list").stdout.split())
 
 
+JOINED: dict[str, Any] = {"what": "joined", "federation": "guild", "alias": "Ada", "role": "artist", "sha256": "cd" * 32}
+UPDATE: dict[str, Any] = {"what": "update", "federation": "guild", "round": 1, "bytes": 40, "norm-sent": 0.5}
+
+
 def test_the_ledger_shows_what_left_and_names_the_tensors(home: Home) -> None:
     assert data(home, "ledger") == {"entries": []}
-    entry: dict[str, Any] = {"what": "update", "federation": "guild", "round": 1, "bytes": 40, "norm-sent": 0.5}
-    Ledger(home.ledger_file).append({**entry, "sha256": "ab" * 32, "tensors": ["stem.weight"]})
+    Ledger(home.ledger_file).append(JOINED)
+    Ledger(home.ledger_file).append({**UPDATE, "sha256": "ab" * 32, "tensors": ["stem.weight"]})
+    Ledger(home.ledger_file).append(JOINED)
 
-    assert data(home, "ledger")["entries"][0]["sha256"] == "ab" * 32
-    assert "stem.weight" in run(home, "ledger").stdout
+    assert [entry["what"] for entry in data(home, "ledger")["entries"]] == ["joined", "update", "joined"]
+    said = run(home, "ledger").stdout
+    assert "what" in said.splitlines()[0]
+    assert "joined" in said
+    assert "stem.weight" in said
+    assert data(home, "status")["updates_sent"] == 1
+
+
+def test_a_ledger_without_updates_says_nothing_of_tensors(home: Home) -> None:
+    Ledger(home.ledger_file).append(JOINED)
+
+    said = run(home, "ledger")
+
+    assert (said.exit_code, "joined" in said.stdout, "tensors" in said.stdout) == (0, True, False)
+
+
+def test_a_broken_ledger_is_told(home: Home) -> None:
+    for _ in range(2):
+        Ledger(home.ledger_file).append(JOINED)
+    home.ledger_file.write_bytes(home.ledger_file.read_bytes().replace(b"Ada", b"Eva", 1))
+
+    assert_refused(home, ["ledger"], 7, "integrity", "the ledger was changed at line")
 
 
 def test_status_says_how_the_machine_stands(home: Home, world: VerifiedRelease) -> None:
@@ -182,15 +354,28 @@ def test_joining_says_whom_one_joined(home: Home, monkeypatch: pytest.MonkeyPatc
     assert "Joined guild as Ada." in run(home, "join", INVITE).stdout
 
 
-def test_one_style_without_works_does_not_keep_the_others_from_being_renewed(
-    home: Home, monkeypatch: pytest.MonkeyPatch, world: VerifiedRelease
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoWorksError("there is no work to learn from in /secret", advice="Add works."),
+        IntegrityError("the files of style 'ada' are damaged", advice="Learn it anew."),
+        DivergedError("the loss of step 3 is not a finite number"),
+        FoldError("a norm does not follow a convolution"),
+    ],
+)
+def test_one_style_that_cannot_be_renewed_does_not_keep_the_others(
+    home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    world: VerifiedRelease,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
     tried: list[str] = []
 
     def renew(_home: Home, name: str) -> None:
         tried.append(name)
         if name == "ada":
-            raise NoWorksError("there is no work to learn from", advice="Add works.")
+            raise error
 
     monkeypatch.setattr(train, "renew", renew)
     monkeypatch.setattr(styles, "names", lambda _home: ["sea", "sky"])
@@ -198,6 +383,18 @@ def test_one_style_without_works_does_not_keep_the_others_from_being_renewed(
     assert run(home, "renew").exit_code == 0
     assert tried == ["ada", "sea", "sky"]
     assert node.renewed_for(home) == world.manifest.body
+    assert "style ada: kept as it was" in caplog.text
+    assert "/secret" not in caplog.text
+
+
+def test_a_full_disk_ends_a_renewal_that_is_then_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_home: Home, _name: str) -> None:
+        raise ResourceError("sea could not be written", advice="Free some disk space.")
+
+    monkeypatch.setattr(train, "renew", full)
+
+    assert run(home, "renew").exit_code == 6
+    assert node.renewed_for(home) == ""
 
 
 # --- Refusals, one for each exit code ----------------------------------------------------------------------------------
@@ -205,15 +402,16 @@ def test_one_style_without_works_does_not_keep_the_others_from_being_renewed(
 
 def test_2_what_was_typed_is_wrong(home: Home, tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(pictures.encoded(pictures.shapes((70, 90)), "PNG"))
-    paint = ["paint", str(tmp_path / "photo.png"), "-o", str(tmp_path / "out.png"), "--style"]
+    painting = ["paint", str(tmp_path / "photo.png"), "-o", str(tmp_path / "out.png"), "--style"]
 
-    assert_refused(home, [*paint, "see"], 2, "unknown-style", "there is no style 'see'")
-    assert_refused(home, [*paint, "a=b"], 2, "usage", "names no style or mix")
-    assert_refused(home, [*paint, "a", "--precision", "fp8"], 2, "usage", "no precision 'fp8'")
+    assert_refused(home, [*painting, "see"], 2, "unknown-style", "there is no style 'see'")
+    assert_refused(home, [*painting, "a=b"], 2, "usage", "names no style or mix")
+    assert_refused(home, [*painting, "a", "--precision", "fp8"], 2, "usage", "no precision 'fp8'")
     assert_refused(home, ["paint", "gone.png", "-o", "o.png", "--style", "a"], 2, "bad-picture", "gone.png cannot be opened")
     assert_refused(home, ["join", "hello"], 2, "invite-mistyped", "not a whole invite")
     assert_refused(home, ["learn", str(tmp_path), "--style", "../x"], 2, "usage", "cannot be the name of a style")
     assert_refused(home, ["release", "rollback"], 2, "usage", "no earlier release")
+    assert_refused(home, ["release", "verify", str(tmp_path / "gone")], 2, "usage", "there is no release folder")
 
 
 def test_3_something_has_to_be_set_up_first(home: Home, tmp_path: Path) -> None:
@@ -318,3 +516,16 @@ def test_a_real_process_ends_with_the_exit_code_and_without_a_traceback(tmp_path
 
     assert (ran.returncode, ran.stdout) == (3, "")
     assert ran.stderr.splitlines() == [f"there is no Sfumato in {tmp_path}.", "Set it up with: sfumato init"]
+
+
+def test_a_real_process_tells_a_machine_of_its_usage_errors_too(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "edge_node", "paint", "--json", "--home", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert (ran.returncode, ran.stderr) == (2, "")
+    assert json.loads(ran.stdout)["error"]["code"] == "usage"

@@ -325,7 +325,7 @@ def test_runner_survives_a_supernode_that_restarts(
 def test_a_killed_supernode_is_refused_until_its_last_heartbeat_has_lapsed(
     running: Federation, nodes_leave: Callable[[int], None]
 ) -> None:
-    """Not what we want but what Flower does; `SIGN_IN_AGAIN_S` is there for supervisors because of it."""
+    """Not what we want but what Flower does; supervisors start the node again for a minute because of it."""
     node = running.add_node("killed", DIGEST)
     nodes_leave(1)
     os.kill(command_of(node.supernode), signal.SIGKILL)

@@ -82,6 +82,7 @@ def test_the_ledger_says_what_left_and_how_long_it_was_before(home: Home) -> Non
     assert entry["sha256"] == digest_of(update.delta.tobytes())
     assert entry["norm"] == pytest.approx(285**0.5)
     assert entry["norm-sent"] == pytest.approx(1.0, rel=1e-5)
+    assert (entry["loss-before"], entry["loss-after"], entry["steps"]) == (2.0, 1.0, 20)
 
 
 def test_the_ledgers_digest_is_that_of_the_bytes_on_the_wire(home: Home) -> None:

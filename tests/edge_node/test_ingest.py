@@ -56,6 +56,35 @@ def test_a_side_of_128_pixels_is_just_enough(tmp_path: Path, height: int, width:
         assert found.detail == f"{width} x {height} pixels; each side needs at least 128"
 
 
+@pytest.mark.parametrize(("height", "width", "is_taken"), [(128, 1024, True), (128, 1025, False), (1032, 129, True)])
+def test_one_side_of_eight_times_the_other_is_just_enough(tmp_path: Path, height: int, width: int, *, is_taken: bool) -> None:
+    png(tmp_path / "work.png", height, width)
+
+    (found,) = ingest.scan(tmp_path)
+
+    assert isinstance(found, Taken) == is_taken
+    if isinstance(found, Left):
+        assert found == Left(tmp_path / "work.png", "too-long", "1025 x 128 pixels; one side may be 8 times the other")
+
+
+@pytest.mark.parametrize(("files", "examined"), [(2, 2), (3, 2)])
+def test_more_pictures_than_are_examined_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int, examined: int
+) -> None:
+    assert ingest._FILES_MAX == 10_000
+    monkeypatch.setattr(ingest, "_FILES_MAX", 2)
+    for number in range(files):
+        png(tmp_path / f"{number}.png", seed=number)
+
+    found = ingest.scan(tmp_path)
+
+    assert [f.path.name for f in found if isinstance(f, Taken)] == ["0.png", "1.png"][:examined]
+    if files > examined:
+        assert found[-1] == Left(tmp_path, "too-many", "the first 2 of its 3 pictures were looked at")
+    else:
+        assert len(found) == files
+
+
 @pytest.mark.parametrize(
     ("data", "detail"),
     [

@@ -13,9 +13,12 @@ from coordinator.store import Store
 from edge_node import membership
 from edge_node.config import Home
 from edge_node.errors import JoinRefusedError, NoCoordinatorError, NotJoinedError, WrongCoordinatorError
+from edge_node.membership import Membership
 from export import settings
 from export.errors import IntegrityError, RefusedError
+from export.files import digest_of
 from export.invite import Invite, InviteError
+from export.ledger import Ledger
 from export.processes import free_port
 from export.signing import Trust, VerifiedRelease
 from tests import simulators
@@ -48,6 +51,21 @@ def test_a_member_remembers_whom_it_joined_and_whom_to_trust(hub: CoordinatorHom
     assert home.ca_certificate.read_bytes() == hub.ca_certificate.read_bytes()
     assert Trust.load(home.trust_file).keys == Trust.load(hub.trust_file).keys
     assert membership.coordinator(home).newest()[0] == 1
+
+
+def test_joining_is_a_line_in_the_ledger_with_what_was_sent(hub: CoordinatorHome, home: Home) -> None:
+    membership.join(home, Invite.parse(invited(hub)))
+
+    (entry,) = Ledger(home.ledger_file).entries()
+    assert (entry["what"], entry["federation"], entry["alias"], entry["role"]) == ("joined", "guild", "Ada", "artist")
+    (node,) = Store(hub.database).nodes()
+    assert entry["sha256"] == digest_of(node.public_key.encode())
+    assert entry["bytes"] == len(node.public_key)
+
+
+@pytest.mark.parametrize(("host", "address"), [("10.0.0.7", "10.0.0.7:9"), ("a.example", "a.example:9"), ("::1", "[::1]:9")])
+def test_the_coordinators_address_is_one_piece(host: str, address: str) -> None:
+    assert Membership("guild", "Ada", "artist", "1", host, 9).address == address
 
 
 def test_the_coordinator_knows_the_member_by_its_public_key_alone(hub: CoordinatorHome, home: Home) -> None:
@@ -130,8 +148,8 @@ def test_a_member_joins_nobody_else(hub: CoordinatorHome, home: Home) -> None:
 def test_a_name_that_is_taken_is_refused_and_the_invite_is_good_for_nothing_less(
     hub: CoordinatorHome, home: Home, tmp_path: Path
 ) -> None:
-    membership.join(home, Invite.parse(invited(hub)))
-    invite = Invite.parse(invited(hub, "Ada"))
+    first, invite = (Invite.parse(invited(hub, "Ada")) for _ in range(2))
+    membership.join(home, first)
     second = simulators.make_node(tmp_path / "second")
 
     for _ in range(2):  # the refusal gave the invite back, so the second try is refused for the same reason
@@ -160,6 +178,25 @@ def test_a_nonsense_answer_makes_no_member(hub: CoordinatorHome, home: Home, ans
 
     assert not home.membership_file.exists()
     assert not home.trust_file.exists()
+
+
+@pytest.mark.parametrize("alias", ["a\nb", "\x1b[2J", "a" * 101])
+def test_a_name_nobody_can_read_makes_no_member(hub: CoordinatorHome, home: Home, alias: str) -> None:
+    trust = json.loads(hub.trust_file.read_bytes())
+    answer = {"trust": trust, "alias": alias, "role": "artist", "node_id": "1", "modality": "style-studio"}
+    fake = simulators.FakeCoordinator(
+        {
+            "/sfumato/v1/ca": (200, hub.ca_certificate.read_bytes()),
+            "/sfumato/v1/join": (200, json.dumps(answer).encode()),
+        }
+    )
+    with (
+        simulators.serve(fake, hub.server_certificate, hub.server_key) as port,
+        pytest.raises(IntegrityError, match="no usable alias"),
+    ):
+        membership.join(home, replace(Invite.parse(invited(hub)), port=port))
+
+    assert not home.membership_file.exists()
 
 
 def test_a_machine_that_joined_nobody_says_how_to(home: Home) -> None:

@@ -3,19 +3,23 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from coordinator.endpoint import create_endpoint
-from edge_node import library, node, releases, styles
+from edge_node import library, node, releases, styles, updater
 from edge_node.config import Home
 from edge_node.errors import NotJoinedError, NoWorksError
 from export import release
-from export.files import write_json
+from export.errors import NotConfiguredError, RefusedError
+from export.files import held, write_json
 from export.signing import VerifiedRelease
+from export.supervisor import Supervisor
 from tests import simulators
 
 
@@ -89,6 +93,181 @@ def test_a_coordinator_that_is_away_is_a_line_in_the_log_and_no_more(home: Home,
         assert node._look_for_release(home) is False
 
     assert "makes no sense" in caplog.text
+
+
+# --- Renewals ----------------------------------------------------------------------------------------------------------
+
+
+class FakeChild:
+    """Stands in for a process; ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self.is_stopped = False
+
+    def exit_code(self) -> int | None:
+        return self.code
+
+    def stop(self) -> int:
+        self.is_stopped = True
+        return 0
+
+
+@dataclass
+class Renewing:
+    """Renewals whose processes and time are the test's, and what was asked of the supervisor."""
+
+    renewals: node._Renewals
+    clock: simulators.Clock
+    started: list[FakeChild]
+    asked: list[str]
+
+
+@pytest.fixture
+def renewing(home: Home, monkeypatch: pytest.MonkeyPatch) -> Renewing:
+    made = Renewing(node._Renewals(home, Supervisor()), simulators.Clock(), [], [])
+
+    def start(_home: Home) -> FakeChild:
+        made.started.append(FakeChild())
+        return made.started[-1]
+
+    monkeypatch.setattr(node, "time", made.clock)
+    monkeypatch.setattr(node, "_start_renewal", start)
+    monkeypatch.setattr(Supervisor, "rest", lambda _self, name: made.asked.append(f"rest {name}"))
+    monkeypatch.setattr(Supervisor, "resume", lambda _self, name: made.asked.append(f"resume {name}"))
+    return made
+
+
+def test_the_runner_rests_while_styles_are_renewed_and_no_longer(renewing: Renewing) -> None:
+    renewing.renewals.begin()
+    renewing.renewals.tend()
+    assert renewing.asked == ["rest runner"]
+
+    renewing.started[0].code = 0
+    renewing.renewals.tend()
+    assert renewing.asked == ["rest runner", "resume runner"]
+
+
+def test_one_renewal_runs_at_a_time(renewing: Renewing) -> None:
+    renewing.renewals.begin()
+    renewing.renewals.begin()
+    assert len(renewing.started) == 1
+
+    renewing.started[0].code = 0
+    renewing.renewals.tend()
+    renewing.renewals.begin()
+    assert len(renewing.started) == 2
+
+
+def test_a_renewal_that_failed_is_not_tried_again_at_once(renewing: Renewing) -> None:
+    renewing.renewals.begin()
+    renewing.started[0].code = 6
+    renewing.renewals.tend()
+    assert renewing.asked[-1] == "resume runner"
+
+    renewing.clock.sleep(node._RENEWAL_PAUSE_S - 1)
+    renewing.renewals.begin()
+    assert len(renewing.started) == 1
+    renewing.clock.sleep(1)
+    renewing.renewals.begin()
+    assert len(renewing.started) == 2
+
+
+def test_a_machine_without_room_for_a_process_goes_on_with_its_rounds(
+    renewing: Renewing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_home: Home) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(node, "_start_renewal", none_left)
+    renewing.renewals.begin()
+
+    assert renewing.asked == ["rest runner", "resume runner"]
+    assert renewing.renewals.child is None
+    assert renewing.renewals.not_before > renewing.clock.now
+
+
+def test_a_renewal_under_way_ends_with_the_program(renewing: Renewing) -> None:
+    renewing.renewals.stop()
+    renewing.renewals.begin()
+    renewing.renewals.stop()
+
+    assert renewing.started[0].is_stopped
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_styles_are_not_renewed_while_a_round_runs(home: Home, monkeypatch: pytest.MonkeyPatch, *, is_running: bool) -> None:
+    monkeypatch.setattr(updater, "update", lambda _home: None)
+    monkeypatch.setattr(updater, "is_round_running", lambda _home: is_running)
+    monkeypatch.setattr(node, "needs_renewal", lambda _home: True)
+
+    assert node._look_for_release(home) is not is_running
+
+
+def test_a_folder_called_models_where_up_was_typed_is_not_ours(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").write_text("raise SystemExit('another models')")
+    monkeypatch.chdir(tmp_path)
+    home.config_file.unlink()
+
+    with node._start_renewal(home) as child:
+        assert child.wait(120) == 3
+
+    said = (home.logs / "renewal.log").read_text()
+    assert "there is no Sfumato in" in said
+    assert "another models" not in said
+
+
+# --- The whole of it ---------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_takes_part_once(home: Home) -> None:
+    make_member(home)
+
+    with held(home.up_lock, "sfumato up"), pytest.raises(RefusedError, match="sfumato up is running already"):
+        node.run(home)
+
+
+def test_what_a_killed_process_left_is_swept_away_at_the_start(home: Home) -> None:
+    make_member(home)
+    home.ca_certificate.write_text("not a certificate")
+    (home.releases / ".incoming-abc").mkdir(parents=True)
+
+    node.run(home, on_ready=lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    assert list(home.releases.iterdir()) == []
+
+
+def test_an_artist_without_flower_is_told_what_to_install(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_member(home, role="artist")
+    simulators.write_works(tmp_path / "works")
+    library.add(home, tmp_path / "works")
+    monkeypatch.setitem(sys.modules, "edge_node.flower", None)
+
+    with pytest.raises(NotConfiguredError) as caught:
+        node.run(home)
+
+    assert caught.value.advice.endswith("pip install 'sfumato[learn]'")
+
+
+def test_a_coordinator_that_never_answers_keeps_nobody_from_ending(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_member(home)
+    asked, over = threading.Event(), threading.Event()
+
+    def hang(_home: Home) -> None:
+        asked.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        over.wait(60)
+
+    monkeypatch.setattr(updater, "update", hang)
+    monkeypatch.setattr(node, "needs_renewal", lambda _home: False)
+    node.run(home)
+
+    assert asked.is_set()
+    assert not over.is_set()
+    over.set()
 
 
 class Stopped:

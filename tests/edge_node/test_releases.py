@@ -146,6 +146,55 @@ def test_a_disk_that_fills_while_replacing_leaves_the_installed_release(
     assert state_of(home) == before
 
 
+@pytest.mark.parametrize("name", ["current", "trust.json"])
+def test_an_install_cut_short_is_mended_by_installing_again(
+    home: Home, third: Published, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with monkeypatch.context() as patch:
+        replace = Path.replace
+
+        def killed(self: Path, target: Path) -> Path:
+            if Path(target).name == name:
+                raise KeyboardInterrupt
+            return replace(self, target)
+
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            releases.install(home, third.folder)
+    assert releases.trust(home).highest_version == 0
+
+    releases.install(home, third.folder)
+
+    assert releases.current(home).manifest.version == 3
+    assert releases.trust(home).highest_version == 3
+
+
+def test_a_copy_that_went_wrong_never_appears(home: Home, third: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "copyfile", lambda source, target: Path(target).write_bytes(Path(source).read_bytes()[1:]))
+
+    with pytest.raises(IntegrityError):
+        releases.install(home, third.folder)
+
+    assert releases.versions(home) == []
+    assert not list(home.releases.glob(".*"))
+
+
+def test_a_release_swapped_while_it_is_copied_is_refused(
+    home: Home, third: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fourth = publish(tmp_path / "fourth", version=4)
+
+    def swapped(offered: VerifiedRelease, staging: Path) -> None:
+        del offered
+        shutil.copytree(fourth.folder, staging, dirs_exist_ok=True)
+
+    monkeypatch.setattr(releases, "_copy", swapped)
+    with pytest.raises(IntegrityError, match="changed while it was copied"):
+        releases.install(home, third.folder)
+
+    assert releases.versions(home) == []
+
+
 def test_going_back_takes_the_release_before(home: Home, third: Published, tmp_path: Path) -> None:
     releases.install(home, publish(tmp_path / "first", version=1).folder)
     releases.install(home, publish(tmp_path / "second", version=2).folder)
@@ -157,6 +206,23 @@ def test_going_back_takes_the_release_before(home: Home, third: Published, tmp_p
         releases.rollback(home)
     assert releases.current(home).manifest.version == 1
     assert releases.trust(home).highest_version == 3
+
+
+def test_one_goes_back_from_a_damaged_release_too(home: Home, third: Published, tmp_path: Path) -> None:
+    releases.install(home, publish(tmp_path / "second", version=2).folder)
+    (releases.install(home, third.folder).folder / "card.md").unlink()
+
+    assert releases.rollback(home).manifest.version == 2
+
+
+def test_a_damaged_note_of_the_current_release_is_told(home: Home, third: Published) -> None:
+    releases.install(home, third.folder)
+    (home.releases / "current").write_bytes(b"\xffthree")
+
+    with pytest.raises(IntegrityError, match="which release is in use is damaged") as caught:
+        releases.current(home)
+
+    assert "release install" in caught.value.advice
 
 
 def test_a_machine_without_releases_has_nothing_to_go_back_to(home: Home) -> None:
@@ -180,8 +246,9 @@ def test_a_release_that_is_not_installed_is_told(home: Home) -> None:
 
 
 def test_a_folder_that_is_not_there_is_told(home: Home, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no release folder"):
-        releases.install(home, tmp_path / "gone")
+    for call in (releases.install, releases.verify):
+        with pytest.raises(UsageError, match="no release folder"):
+            call(home, tmp_path / "gone")
 
 
 def test_a_machine_that_joined_nobody_installs_nothing(tmp_path: Path, third: Published) -> None:
@@ -206,6 +273,14 @@ def test_the_release_of_a_body_is_found_among_all(home: Home, third: Published, 
 
     assert releases.with_body(home, third.manifest.body).manifest.version == 3
     assert releases.with_body(home, world.manifest.body).digest == world.digest
+
+
+def test_a_damaged_release_does_not_hide_the_others(home: Home, third: Published, tmp_path: Path) -> None:
+    releases.install(home, third.folder)
+    newer = releases.install(home, publish(tmp_path / "fourth", version=4).folder)
+    (newer.folder / "card.md").unlink()
+
+    assert releases.with_body(home, third.manifest.body).manifest.version == 3
 
 
 def test_a_body_nobody_has_is_told(home: Home) -> None:

@@ -4,6 +4,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ SECRET = b"ten bytes!"
 def hub(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorHome:
     """A coordinator's keys and nothing else."""
     home = coordinator.config.Home(tmp_path_factory.mktemp("hub"))
-    pki.create(home, "guild", "127.0.0.1")
+    pki.create(home, "127.0.0.1")
     return home
 
 
@@ -68,7 +69,7 @@ def test_whoever_shows_the_invited_certificate_is_met_and_asked_for_nothing_else
 
 def test_another_coordinator_is_not_sent_the_secret(port: int, fake: FakeCoordinator, tmp_path: Path) -> None:
     other = coordinator.config.Home(tmp_path)
-    pki.create(other, "guild", "127.0.0.1")
+    pki.create(other, "127.0.0.1")
 
     with pytest.raises(WrongCoordinatorError, match="is not the coordinator who invited you") as caught:
         remote.meet(invited(other, port))
@@ -83,7 +84,7 @@ def test_one_who_shows_the_invited_certificate_without_its_key_is_not_sent_the_s
 ) -> None:
     # An impostor who copied the public certificate of the authority: the meeting is passed, the join is not.
     impostor = coordinator.config.Home(tmp_path)
-    pki.create(impostor, "guild", "127.0.0.1")
+    pki.create(impostor, "127.0.0.1")
     fake = FakeCoordinator({"/sfumato/v1/ca": (200, hub.ca_certificate.read_bytes())})
     with simulators.serve(fake, impostor.server_certificate, impostor.server_key) as port:
         met = remote.meet(invited(hub, port))
@@ -97,7 +98,7 @@ def test_one_who_shows_the_invited_certificate_without_its_key_is_not_sent_the_s
 
 def test_a_certificate_for_another_address_is_not_believed(tmp_path: Path) -> None:
     elsewhere = coordinator.config.Home(tmp_path)
-    pki.create(elsewhere, "guild", "gallery.example")
+    pki.create(elsewhere, "gallery.example")
     fake = FakeCoordinator()
     with simulators.serve(fake, elsewhere.server_certificate, elsewhere.server_key) as port:
         # 127.0.0.2 is this machine too, but no name of the certificate.
@@ -158,23 +159,32 @@ def test_one_who_takes_too_long_is_nobody(hub: CoordinatorHome, monkeypatch: pyt
         remote.meet(invited(hub, listener.getsockname()[1]))
 
 
-@pytest.mark.parametrize("shakes_hands", [True, False])
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(None, id="in a TLS record of 16 kB"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX-Endless: ", id="in headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", id="in the body"),
+        # http.client closes its end of such a connection before the body is read.
+        pytest.param(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", id="in the body of the last answer"),
+    ],
+)
 def test_one_who_drips_bytes_for_ever_is_cut_off(
-    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, *, shakes_hands: bool
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, first: bytes | None
 ) -> None:
     # Each byte comes well within the wait for the next bytes; only the total ends it.
     monkeypatch.setattr(remote, "_ANSWER_S", 0.5)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(hub.server_certificate, hub.server_key)
     over = threading.Event()
+    deadline = time.monotonic() + 30  # should it not be cut off, the test fails instead of hanging
 
     def drip(listener: socket.socket) -> None:
         connection, _ = listener.accept()
-        with connection, suppress(OSError):
-            line = context.wrap_socket(connection, server_side=True) if shakes_hands else connection
-            # A TLS record of 16 kB that comes byte by byte, or headers that do.
-            line.sendall(b"HTTP/1.1 200 OK\r\nX-Endless: " if shakes_hands else b"\x16\x03\x03\x40\x00")
-            while not over.wait(0.02):
+        line = connection if first is None else context.wrap_socket(connection, server_side=True)
+        with line, suppress(OSError):
+            line.sendall(b"\x16\x03\x03\x40\x00" if first is None else first)
+            while not over.wait(0.02) and time.monotonic() < deadline:
                 line.sendall(b"x")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -269,7 +279,7 @@ def test_a_refusals_words_are_cut_short(known: Remote, fake: FakeCoordinator) ->
     assert (len(str(caught.value)), len(caught.value.advice)) == (300, 300)
 
 
-@pytest.mark.parametrize("status", [400, 404, 500, 503])
+@pytest.mark.parametrize("status", [400, 404, 500])
 def test_another_failure_is_told_as_the_coordinators(known: Remote, fake: FakeCoordinator, status: int) -> None:
     fake.answers["/sfumato/v1/release"] = (status, b'{"error": "the coordinator failed"}')
 
@@ -277,6 +287,41 @@ def test_another_failure_is_told_as_the_coordinators(known: Remote, fake: FakeCo
         known.newest()
 
     assert caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("body", "said"), [(b'{"error": "it is starting", "advice": "Wait."}', "it is starting"), (b"Unavailable", "not now")]
+)
+def test_a_coordinator_that_is_busy_is_told_as_one_that_does_not_answer(
+    known: Remote, fake: FakeCoordinator, body: bytes, said: str
+) -> None:
+    fake.answers["/sfumato/v1/release"] = (503, body)
+
+    with pytest.raises(NoCoordinatorError, match=f"the coordinator answered: {said}") as caught:
+        known.newest()
+
+    assert caught.value.advice
+
+
+def test_a_refusals_words_cannot_steer_the_terminal(known: Remote, fake: FakeCoordinator) -> None:
+    said = {"error": "no\x1b[2J\r\nway\u202e", "advice": "\x07ask"}
+    fake.answers["/sfumato/v1/join"] = (403, json.dumps(said).encode())
+
+    with pytest.raises(JoinRefusedError) as caught:
+        known.join(SECRET, "key")
+
+    assert (str(caught.value), caught.value.advice) == ("no[2Jway", "ask")
+
+
+@pytest.mark.parametrize("status", [302, 403, 404, 500, 503])
+def test_a_strangers_words_are_not_shown(hub: CoordinatorHome, port: int, fake: FakeCoordinator, status: int) -> None:
+    fake.answers["/sfumato/v1/ca"] = (status, b'{"error": "pay me first", "advice": "Send money."}')
+
+    with pytest.raises(WrongCoordinatorError) as caught:
+        remote.meet(invited(hub, port))
+
+    assert "pay me" not in str(caught.value)
+    assert "money" not in caught.value.advice
 
 
 @pytest.mark.parametrize(("status", "body"), [(500, b"Internal Server Error"), (403, b"[]"), (302, b"")])

@@ -1,6 +1,7 @@
 """A style on disk: written whole, checked when read, and private."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from edge_node.config import Home
 from edge_node.errors import UnknownStyleError
 from edge_node.styles import Style
 from export import release, weights
-from export.errors import IntegrityError, ResourceError
+from export.errors import IntegrityError, ResourceError, UsageError
 from export.files import digest_of
 from export.runtime import inputs_of, open_engine
 from export.signing import VerifiedRelease
@@ -33,7 +34,7 @@ def sea(home: Home, packaged: VerifiedRelease) -> Style:
 def test_a_compiled_style_is_found_as_it_was_written(home: Home, sea: Style) -> None:
     assert styles.names(home) == ["sea"]
     assert styles.find(home, "sea") == sea
-    assert styles.all_styles(home) == [sea]
+    assert styles.all_styles(home) == {"sea": sea}
 
 
 def test_the_code_comes_back_bit_for_bit(sea: Style, packaged: VerifiedRelease) -> None:
@@ -58,8 +59,8 @@ def test_the_folded_graph_paints_without_a_code_what_the_exact_one_paints_with_i
     near, far = paint(folded.run, signature, photo, None), paint(exact.run, signature, photo, sea.code())
 
     assert inputs_of(folded) == (signature.content.name,)
-    # Statistics are the mean over two photos, so this is near and not the same.
-    assert np.abs(near.astype(int) - far).mean() < 20
+    # Statistics are the mean over two unlike photos, so this is near and not the same, as with one photo (test_fold).
+    assert np.abs(near.astype(int) - far).mean() < np.abs(photo.astype(int) - far).mean()
     assert near.std() > 3
 
 
@@ -105,12 +106,44 @@ def test_a_missing_file_is_told(sea: Style) -> None:
         sea.graph("fp32")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"artist": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"artist": 3}', '{"files": []}', " " * 20_000])
 def test_a_damaged_record_is_told(home: Home, sea: Style, text: str) -> None:
     (sea.folder / "style.json").write_text(text)
 
     with pytest.raises(IntegrityError, match="style 'sea' are damaged"):
         styles.find(home, "sea")
+
+
+def test_a_damaged_style_does_not_take_the_others_down(home: Home, sea: Style, packaged: VerifiedRelease) -> None:
+    styles.compile_style(home, "sky", simulators.style_code(packaged, 1), packaged, simulators.LINEAGE)
+    (home.styles / "sky" / "current").write_bytes(b"x" * 200)
+
+    assert styles.all_styles(home) == {"sea": sea, "sky": None}
+
+
+def test_a_style_learned_from_one_folder_is_not_lost_to_another(home: Home, packaged: VerifiedRelease, tmp_path: Path) -> None:
+    lineage = replace(simulators.LINEAGE, folder_of_works=str(tmp_path / "works"))
+    styles.compile_style(home, "sea", simulators.style_code(packaged), packaged, lineage)
+
+    styles.refuse_other_folder(home, "sea", tmp_path / "works")
+    styles.refuse_other_folder(home, "sky", tmp_path / "more")
+    with pytest.raises(UsageError, match=r"was learned from .*works") as caught:
+        styles.refuse_other_folder(home, "sea", tmp_path / "more")
+    assert "--replace" in caught.value.advice
+
+
+def test_a_damaged_style_may_be_learned_anew_from_anywhere(home: Home, sea: Style, tmp_path: Path) -> None:
+    (sea.folder / "style.json").unlink()
+
+    styles.refuse_other_folder(home, "sea", tmp_path)
+
+
+def test_a_record_of_an_earlier_version_counts_all_works_as_used(home: Home, sea: Style) -> None:
+    record = json.loads((sea.folder / "style.json").read_text())
+    del record["works_found"]
+    (sea.folder / "style.json").write_text(json.dumps(record))
+
+    assert styles.find(home, "sea") == sea
 
 
 def test_an_unknown_style_is_told_with_those_there_are(home: Home, sea: Style) -> None:

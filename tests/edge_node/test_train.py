@@ -1,17 +1,19 @@
 """Learning, renewing and rounds on one machine, with a small network and a cheap glass."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edge_node import library, releases, styles, train
 from edge_node.config import Home
 from edge_node.errors import NoWorksError
 from edge_node.train import RoundTraining
-from export import release, weights
-from export.errors import SfumatoError
+from export import release, settings, weights
+from export.errors import RefusedError, SfumatoError
 from export.files import digest_of
 from export.ledger import Ledger
 from export.signing import VerifiedRelease
@@ -56,9 +58,9 @@ def assigned(packaged: VerifiedRelease, number: int = 1, **changes: object) -> A
     return Assignment(**{**parts, **changes})  # type: ignore[arg-type]
 
 
-def install_moved_body(home: Home, packaged: VerifiedRelease, folder: Path) -> VerifiedRelease:
+def install_moved_body(home: Home, packaged: VerifiedRelease, folder: Path, by: float = 0.01) -> VerifiedRelease:
     """A release of the base's body, moved a little."""
-    body = {name: array + np.float32(0.01) for name, array in release.body_of(packaged).items()}
+    body = {name: array + np.float32(by) for name, array in release.body_of(packaged).items()}
     packed = weights.pack(body)
     exact = with_body(packaged.read(release.EXACT), body)
     assert exact != packaged.read(release.EXACT)
@@ -127,6 +129,20 @@ def test_a_style_is_fitted_to_a_new_body_if_it_is_no_worse(
     assert old.folder.is_dir()
 
 
+def test_the_old_style_is_judged_on_the_same_exam_by_the_body_it_belongs_to(
+    home: Home, works: Path, world: VerifiedRelease, tmp_path: Path
+) -> None:
+    # Nothing is replaced here: the old code on its own body meets the new one on a body shaken until it paints nothing.
+    old = train.learn(home, "sea", works, nothing)
+    install_moved_body(home, world, tmp_path / "two", by=5.0)
+
+    judged = train._score_of(home, old, library.load_folder(works).works)
+
+    assert judged.style == pytest.approx(old.score.style, rel=1e-3)
+    assert train.renew(home, "sea") is None
+    assert styles.find(home, "sea") == old
+
+
 @pytest.mark.parametrize("before", [0.0, float("nan")])
 def test_a_style_that_got_worse_stays_on_its_body_and_goes_on_painting(
     home: Home, works: Path, world: VerifiedRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: float
@@ -163,6 +179,22 @@ def test_the_rounds_style_is_made_from_the_code_the_rounds_left(home: Home, worl
     assert (renewed.name, renewed.works, renewed.folder_of_works) == ("ada", 2, "")
 
 
+def test_no_style_is_made_where_there_is_neither_one_nor_a_round(home: Home) -> None:
+    assert train.renew(home, "ada") is None
+    assert styles.names(home) == []
+
+
+def test_renewing_does_not_bring_back_what_rounds_made_before_the_style_was_learned_anew(
+    home: Home, works: Path, world: VerifiedRelease
+) -> None:
+    RoundTraining(home).run(assigned(world))
+
+    train.learn(home, "sea", works, nothing)
+    assert train._saved_code(home, releases.current(home)) is not None
+    train.learn(home, "ada", works, nothing)
+    assert train._saved_code(home, releases.current(home)) is None
+
+
 # --- Rounds ------------------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +226,139 @@ def test_the_next_round_goes_on_from_the_code_of_the_last(home: Home, world: Ver
 
     assert left is not None
     np.testing.assert_array_equal(again.code(), left)
+
+
+def test_the_first_round_goes_on_from_the_main_style_if_it_is_of_this_body(
+    home: Home, works: Path, world: VerifiedRelease, tmp_path: Path
+) -> None:
+    learned = train.learn(home, "ada", works, nothing)
+
+    np.testing.assert_array_equal(RoundTraining(home)._prepared().code(), learned.code())
+    install_moved_body(home, world, tmp_path / "two")
+    assert not np.array_equal(RoundTraining(home)._prepared().code(), learned.code())
+
+
+def test_a_style_learned_anew_is_what_the_next_round_goes_on_from(home: Home, works: Path, world: VerifiedRelease) -> None:
+    training = RoundTraining(home)
+    training.run(assigned(world))
+    kept = training._pupil
+
+    assert training._prepared() is kept
+    learned = train.learn(home, "ada", works, nothing)
+    np.testing.assert_array_equal(training._prepared().code(), learned.code())
+
+
+def test_a_style_learned_anew_during_a_round_is_not_overwritten_by_it(home: Home, works: Path, world: VerifiedRelease) -> None:
+    RoundTraining(home).run(assigned(world))
+    training = RoundTraining(home)
+    pupil = training._prepared()
+
+    learned = train.learn(home, "ada", works, nothing)
+    training._save_code(pupil)
+
+    np.testing.assert_array_equal(training._prepared().code(), learned.code())
+
+
+def test_a_withdrawn_work_stops_counting_and_a_new_one_starts(home: Home, works: Path, world: VerifiedRelease) -> None:
+    training = RoundTraining(home)
+    training.run(assigned(world))
+    first = training._pupil
+
+    (works / "work-0.png").unlink()
+    training.run(assigned(world, number=2))
+    second = training._pupil
+    simulators.write_works(works.with_name("more"), seed=3, count=1)
+    library.add(home, works.with_name("more"))
+    training.run(assigned(world, number=3))
+
+    assert first is not second is not training._pupil is not first
+
+
+def test_a_library_that_is_as_it_was_is_measured_once(home: Home, world: VerifiedRelease) -> None:
+    training = RoundTraining(home)
+    training.run(assigned(world))
+    first = training._pupil
+
+    training.run(assigned(world, number=2))
+
+    assert training._pupil is first is not None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_body_that_is_not_finite_is_refused_and_the_next_round_is_as_if_it_had_not_been(
+    home: Home, world: VerifiedRelease, value: float
+) -> None:
+    spoilt = simulators.body_layout().flatten(release.body_of(world))
+    spoilt[7] = value
+    training = RoundTraining(home)
+    training.run(assigned(world))
+
+    with pytest.raises(RefusedError, match="not finite"):
+        training.run(assigned(world, number=2, body=spoilt))
+
+    assert np.isfinite(training.run(assigned(world, number=3)).delta).all()
+
+
+def test_a_body_that_spoils_the_training_spoils_no_more_than_its_round(home: Home, world: VerifiedRelease) -> None:
+    huge = np.full(simulators.body_layout().size, 3e38, np.float32)
+    training = RoundTraining(home)
+    training.run(assigned(world))
+    code = train._saved_code(home, releases.current(home))
+
+    with pytest.raises(ArithmeticError, match="finite"):
+        training.run(assigned(world, number=2, body=huge))
+
+    assert training._pupil is None
+    np.testing.assert_array_equal(train._saved_code(home, releases.current(home)), code)
+    assert np.isfinite(training.run(assigned(world, number=3)).delta).all()
+    assert [entry["round"] for entry in Ledger(home.ledger_file).entries()] == [1, 3]
+
+
+def test_a_code_that_was_spoilt_unnoticed_is_not_kept(
+    home: Home, world: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(net: torch.nn.Module, *_more: object) -> float:
+        net.state_dict()["codes"].fill_(float("nan"))
+        return 1.0
+
+    training = RoundTraining(home)
+    monkeypatch.setattr("models.training.fit", spoil)
+    with pytest.raises(ArithmeticError, match="left numbers that are not finite"):
+        training.run(assigned(world))
+
+    assert training._pupil is None
+    assert not train._code_file(home).exists()
+    assert Ledger(home.ledger_file).entries() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"clip": 0.0}, "clip_max"),
+        ({"clip": -1.0}, "clip_max"),
+        ({"clip": 10.1}, "clip_max"),
+        ({"clip": float("inf")}, "clip_max"),
+        ({"clip": float("nan")}, "clip_max"),
+        ({"steps": 0}, "steps_max"),
+        ({"steps": 5001}, "steps_max"),
+    ],
+)
+def test_more_than_this_machine_allows_is_refused_and_nothing_leaves(
+    home: Home, world: VerifiedRelease, changes: dict[str, object], key: str
+) -> None:
+    with pytest.raises(RefusedError, match="this machine allows") as caught:
+        RoundTraining(home).run(assigned(world, **changes))  # type: ignore[arg-type]
+
+    assert key in caught.value.advice
+    assert Ledger(home.ledger_file).entries() == []
+
+
+def test_what_this_machine_allows_is_a_setting(home: Home, world: VerifiedRelease) -> None:
+    settings.save(home.config_file, replace(home.config(), clip_max=0.05, steps_max=2))
+
+    assert RoundTraining(home).run(assigned(world, clip=0.05, steps=2)).steps == 2
+    with pytest.raises(RefusedError):
+        RoundTraining(home).run(assigned(world, steps=3))
 
 
 def test_the_same_assignment_moves_the_body_the_same_way(home: Home, world: VerifiedRelease, tmp_path: Path) -> None:

@@ -108,6 +108,46 @@ def test_after_going_back_the_newer_one_is_not_forced_upon_the_machine(
     assert releases.current(deceived).manifest.version == 2
 
 
+def test_a_version_one_was_told_of_when_joining_is_fetched(member: Home, hub: CoordinatorHome) -> None:
+    Trust.load(hub.trust_file).having_seen(1).save(member.trust_file)
+
+    assert updater.update(member) is not None
+    assert updater.update(member) is None
+
+
+@pytest.mark.parametrize("seen", [0, 3])
+def test_a_release_that_lies_here_but_was_never_made_current_is_installed(
+    deceived: Home, fake: FakeCoordinator, tmp_path: Path, seen: int
+) -> None:
+    three = publish_small(tmp_path / "three")
+    releases.install(deceived, three.folder)
+    (deceived.releases / "current").unlink()
+    simulators.trusting(deceived, highest_version=seen)
+    offer(fake, three)
+
+    updater.update(deceived)
+
+    assert releases.current(deceived).manifest.version == 3
+
+
+def test_an_older_release_than_one_seen_is_not_even_fetched(deceived: Home, fake: FakeCoordinator, tmp_path: Path) -> None:
+    simulators.trusting(deceived, highest_version=3)
+    offer(fake, publish_small(tmp_path / "two", version=2))
+
+    assert updater.update(deceived) is None
+    assert [path for _, path, _ in fake.received] == ["/sfumato/v1/release"]
+
+
+def test_what_a_killed_process_was_fetching_is_swept_away_and_nothing_else(home: Home) -> None:
+    for name in (".incoming-abc", "3"):
+        (home.releases / name).mkdir(parents=True)
+        (home.releases / name / "exact.onnx").write_bytes(b"?")
+
+    updater.sweep(home)
+
+    assert leftovers(home) == ["3"]
+
+
 def test_a_round_under_way_is_noticed(member: Home, hub: CoordinatorHome) -> None:
     assert updater.is_round_running(member) is False
     number = Store(hub.database).open_round(0.0)

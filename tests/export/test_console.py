@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
@@ -113,6 +114,48 @@ def test_a_result_is_shown_in_the_form_that_was_asked_for(capsys: pytest.Capture
     assert capsys.readouterr().out == "seven\n"
 
 
+@pytest.mark.parametrize("name", ["sunset [final].jpg", "[/b]", "[red]boo[/]", ":smile:.png"])
+def test_a_cell_is_shown_as_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    console.table(["file"], [[name]])
+    console.said(name)
+
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == ["file", name, name]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\rb", "a\udcffb", "a\u202eb"])
+def test_a_name_cannot_steer_the_terminal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    console.table(["file"], [[name]])
+    console.said(name)
+    raised(UsageError(name, advice=name))
+
+    said = capsys.readouterr()
+    shown = "".join(sign if sign.isprintable() else "�" for sign in name)
+    assert [line.strip() for line in said.out.splitlines()] == ["file", shown, shown]
+    assert said.err.splitlines() == [f"{shown}.", shown]
+
+
+def test_what_is_no_number_is_null_to_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"score": {"style": math.nan, "content": 0.5}, "all": [math.inf, (1, -math.inf)], "none": None}
+
+    console.show(data, as_json=True, text=lambda: None)
+
+    said = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert said["data"] == {"score": {"style": None, "content": 0.5}, "all": [None, [1, None]], "none": None}
+
+
+def test_a_program_in_search_of_its_own_error_shows_where_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "DEBUG", True)
+
+    assert raised(ZeroDivisionError("division by zero"), as_json=True) == 1
+
+    said = capsys.readouterr()
+    assert "Traceback" in said.err
+    assert "in raised" in said.err
+    assert json.loads(said.out)["ok"] is False
+
+
 def test_an_empty_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     console.table(["a", "b"], [])
 
@@ -141,6 +184,56 @@ def test_a_usage_error_of_a_program_leaves_with_2() -> None:
         raise AssertionError(number)
 
     assert exit_of(app, ["program", "x"]) == 2
+
+
+@pytest.mark.parametrize("arguments", [["x", "--json"], ["--json"], ["--json", "--colour", "7"]])
+def test_a_usage_error_of_a_program_is_one_object_for_a_machine(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def one(number: int, *, as_json: console.JsonOption = False) -> None:
+        raise AssertionError(number, as_json)
+
+    assert exit_of(app, ["program", *arguments]) == 2
+
+    said = capsys.readouterr()
+    (line,) = said.out.splitlines()
+    answer = json.loads(line)
+    assert answer["ok"] is False
+    assert answer["error"]["code"] == "usage"
+    assert answer["error"]["message"]
+    assert "--help" in answer["error"]["advice"]
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("code", [0, 3, 7])
+def test_a_command_for_a_machine_leaves_with_its_own_exit_code(code: int) -> None:
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def one(*, as_json: console.JsonOption = False) -> None:
+        if code:
+            raise typer.Exit(code)
+        assert as_json
+
+    assert (exit_of(app, ["program", "--json"]) or 0) == code
+
+
+def test_no_traceback_tells_what_was_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def one() -> None:
+        secret = "ten bytes!"
+        raise ZeroDivisionError(len(secret))
+
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with pytest.raises(ZeroDivisionError):
+        console.run(app)
+
+    assert app.pretty_exceptions_enable is False
 
 
 def test_ctrl_c_outside_a_command_leaves_with_130() -> None:

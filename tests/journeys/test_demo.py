@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,53 @@ def test_the_demo_makes_its_results_contacts_nobody_else_and_leaves_no_process(t
     assert contacts & _LOOPBACK  # the watch was there
     assert contacts <= _LOOPBACK, contacts - _LOOPBACK
     assert _marked_processes(tmp_path) == []
+
+
+def _demo(folder: Path, *options: str) -> "subprocess.Popen[str]":
+    # A shell that runs things in the background has them ignore Ctrl-C; a terminal does not.
+    restore: Callable[[], object] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    command = [sys.executable, str(ROOT / "scripts" / "demonstration.py"), "--out", str(folder / "out"), *options]
+    return subprocess.Popen(
+        command,
+        env=_watched(folder) | {"TMPDIR": str(folder)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=restore,  # noqa: PLW1509 - no threads here
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_demo_ended_in_mid_round_leaves_no_process_and_no_folder(tmp_path: Path, number: int, code: int) -> None:
+    demo = _demo(tmp_path)
+    assert demo.stderr is not None
+    said = next(line for line in demo.stderr if "training" in line)
+    assert len(_marked_processes(tmp_path)) > 5, said  # the control: there is something to be left
+
+    os.killpg(demo.pid, number)  # as a terminal does
+    rest = demo.stderr.read()
+
+    assert demo.wait(60) == code, rest
+    assert "Traceback" not in rest
+    assert _marked_processes(tmp_path) == []
+    assert not list(tmp_path.glob("sfumato-demo-*"))
+
+
+@pytest.mark.slow
+def test_the_demo_that_fails_says_so_in_a_sentence_and_leaves_no_process(tmp_path: Path) -> None:
+    works = tmp_path / "works"
+    shutil.copytree(ROOT / "scripts" / "works" / "hokusai", works / "Katsushika Hokusai")
+    shutil.copytree(ROOT / "scripts" / "works" / "hokusai", works / "b")
+    (works / "c").mkdir()
+    (works / "c" / "empty.jpg").write_bytes(b"")
+
+    demo = _demo(tmp_path, "--works", str(works))
+    assert demo.stderr is not None
+    said = demo.stderr.read()
+
+    assert demo.wait(60) == 1
+    assert "holds no work to learn from" in said
+    assert "Traceback" not in said
+    assert _marked_processes(tmp_path) == []
+    assert not list(tmp_path.glob("sfumato-demo-*"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator import publish, service
+from coordinator import gate, publish, service
 from coordinator.endpoint import create_endpoint
 from coordinator.store import Store
 from edge_node import library, membership, paint, releases, styles, train, updater
@@ -82,7 +82,7 @@ def test_the_release_says_where_it_comes_from_and_what_the_gate_measured(journey
     assert (newest.manifest.version, newest.manifest.round, newest.manifest.contributors) == (3, 2, 3)
     assert newest.manifest.parent == parent.manifest.body != newest.manifest.body
     assert newest.manifest.verdict is not None
-    assert newest.manifest.verdict.style_before == parent.manifest.verdict.style_after  # type: ignore[union-attr]
+    assert 0 < newest.manifest.verdict.style_after <= gate.STYLE_RATIO * newest.manifest.verdict.style_before
 
 
 def test_every_node_verified_and_installed_the_newest_release(journey: Journey) -> None:
@@ -132,7 +132,7 @@ def test_the_artists_styles_differ_although_the_body_is_shared(journey: Journey)
 def test_what_a_node_sent_holds_its_update_and_neither_its_works_nor_its_code(journey: Journey) -> None:
     for name, home in journey.homes.items():
         sent = journey.grid.sent[journey.node_ids[name]]
-        entries = Ledger(home.ledger_file).entries()
+        entries = [entry for entry in Ledger(home.ledger_file).entries() if entry["what"] == "update"]
         deltas = [_row_of_floats(sent, number, simulators.body_layout().size) for number in (0, 1)]
 
         assert [digest_of(delta) for delta in deltas] == [entry["sha256"] for entry in entries]

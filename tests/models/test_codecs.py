@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models import codecs
-from models.codecs import CodecError, decode, encode, fit_within
+from models.codecs import CodecError, decode, encode, fit_within, refuse_unwritable
 from models.contract import Work
 from models.measures import psnr
 from tests import pictures
@@ -274,6 +274,29 @@ def test_a_lower_quality_makes_a_smaller_file() -> None:
 def test_an_ending_we_do_not_write_is_refused(suffix: str) -> None:
     with pytest.raises(CodecError, match="pictures are written as"):
         encode(SMALL, suffix)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "longest"), [(".webp", 16_383), (".WEBP", 16_383), (".jpg", 65_500), (".jpeg", 65_500), (".png", 125_000)]
+)
+def test_a_format_is_refused_beyond_the_longest_side_it_can_hold(suffix: str, longest: int) -> None:
+    refuse_unwritable(suffix, longest, 64)
+    refuse_unwritable(suffix, 64, longest)
+    assert encode(np.zeros((1, longest, 3), np.uint8), suffix)
+    if suffix != ".png":
+        for height, width in ((longest + 1, 64), (64, longest + 1)):
+            with pytest.raises(CodecError, match=f"at most {longest} pixels a side, and this one has {width} x {height}"):
+                refuse_unwritable(suffix, height, width)
+
+
+@pytest.mark.parametrize("error", [OSError("encoder error -2"), ValueError("bad")])
+def test_a_failing_encoder_is_a_codec_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(CodecError, match="could not be written as PNG"):
+        encode(SMALL, ".png")
 
 
 def test_no_metadata_comes_along() -> None:

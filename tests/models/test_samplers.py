@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.contract import Signature, TensorSpec, Work
-from models.samplers import Code, Feed, Run, mix, pad, paint, paint_with_strength
+from models.contract import Medium, Signature, TensorSpec, Work
+from models.samplers import Code, Feed, Run, UnknownArtError, mix, pad, paint, paint_with_strength
 from tests import pictures
 
 PICTURE: Final = (1, None, None, 3)
@@ -159,6 +160,20 @@ def test_the_photo_is_not_changed_by_painting() -> None:
     strengthened(photo, 0.5)
 
     assert np.array_equal(photo, before)
+
+
+@pytest.mark.parametrize("medium", ["melody", "text"])
+def test_works_of_another_kind_are_not_painted_as_pictures(medium: Medium) -> None:
+    other, photo = replace(signature(), medium=medium), pictures.noise()
+
+    def never(_feed: Feed) -> Outputs:
+        raise AssertionError
+
+    for strength in (0.0, 0.5, 1.0):
+        with pytest.raises(UnknownArtError, match=f"{medium} by feed-forward"):
+            paint_with_strength(never, other, photo, CODE, IDENTITY, strength)
+    with pytest.raises(UnknownArtError):
+        paint(never, other, photo, None)
 
 
 # Mixing.
