@@ -19,7 +19,7 @@ from tests import pictures
 
 FEDERATION: Final = "guild"
 SIGNATURE: Final = StyleModality("style-tiny", channels=8).signature
-CODE_LENGTH: Final = 208
+CODE_LENGTH: Final = SIGNATURE.code.shape[1] or 0
 VERDICT: Final = Verdict(
     style_before=0.9,
     style_after=0.85,

@@ -68,7 +68,7 @@ def test_the_code_and_every_norm_are_gone(exported: Exported) -> None:
     assert inputs_of(open_engine(folded, "folded")) == (exported.signature.content.name,)
     kinds = {node.op_type for node in model.graph.node}
     assert not kinds & {"InstanceNormalization", "Split", "Reshape"}
-    assert sum(node.op_type == "Conv" for node in model.graph.node) == 13
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == 15
     named = {name for node in model.graph.node for name in node.input}
     assert {tensor.name for tensor in model.graph.initializer} <= named
 

@@ -41,7 +41,7 @@ def test_every_convolution_has_int8_weights_by_channel_and_uint8_activations(int
     makers = {output: node for node in model.graph.node for output in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
 
-    assert len(convolutions) == 13
+    assert len(convolutions) == 15
     for node in convolutions:
         activation, weight, bias = (makers[name] for name in node.input)
         assert {n.op_type for n in (activation, weight, bias)} == {"DequantizeLinear"}

@@ -63,8 +63,8 @@ def test_only_common_operators_of_one_opset_are_used(model: onnx.ModelProto) -> 
 
 
 def test_every_norm_is_one_operator(model: onnx.ModelProto) -> None:
-    assert sum(node.op_type == "InstanceNormalization" for node in model.graph.node) == 12
-    assert sum(node.op_type == "Conv" for node in model.graph.node) == 13
+    assert sum(node.op_type == "InstanceNormalization" for node in model.graph.node) == 14
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == 15
 
 
 def test_no_private_tensor_is_in_the_graph(model: onnx.ModelProto, exported: Exported) -> None:
