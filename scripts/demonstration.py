@@ -53,11 +53,11 @@ from models import samplers  # noqa: E402
 from models.contract import Work  # noqa: E402
 
 ARTISTS: Final = 3
-STEPS: Final = 60
+STEPS: Final = 50
 """Batches per node and round; with two rounds on two cores this is most of the two minutes rounds may take."""
 ROUNDS: Final = 2
-FIT_STEPS: Final = 24
-RENEW_STEPS: Final = 40
+FIT_STEPS: Final = 12
+RENEW_STEPS: Final = 60
 PYTHON: Final = (sys.executable, "-P", "-m")
 LATENCY_SIDE: Final = 512
 LATENCY_RUNS: Final = 15

@@ -46,6 +46,7 @@ _MARGIN: Final = 24
 _STYLE_SIDE: Final = 448  # works are measured at this geometric mean side: strokes as wide as in a 512 px picture
 _PHOTO_SIDE: Final = 320  # photos are fed at about this geometric mean side while training
 _EXAM_PHOTOS: Final = 4
+_EXPOSED_SHARE: Final = 0.4  # of the crops are exposed and contrasted at random
 _SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixed pixel grid cannot hide from it
 _CONTENT_WEIGHT: Final = 1.0
 _STYLE_WEIGHT: Final = 20.0
@@ -303,6 +304,9 @@ class _Photo:
         top = int(rng.integers(self.pixels.shape[1] - size + 1))
         left = int(rng.integers(self.pixels.shape[2] - size + 1))
         crop = self.pixels[:, top : top + size, left : left + size]
+        if rng.random() < _EXPOSED_SHARE:  # deep shadows and blown lights, of which well-made photos have few
+            contrast, lift = rng.uniform(0.8, 1.7), rng.uniform(-0.4, 0.2)
+            crop = ((crop - 0.5) * contrast + 0.5 + lift).clamp(0, 1)
         return _Photo(crop.flip(2) if rng.random() < 0.5 else crop, self.palette)
 
     def centre(self, size: int) -> _Photo:
