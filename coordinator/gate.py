@@ -24,6 +24,7 @@ from export import backbones, release
 from export.fold import calibrate, fold
 from export.manifest import Verdict
 from export.parity import INT8_PSNR_DB, INT8_SSIM, Parity, compare
+from export.processes import return_freed_memory
 from export.quantize import int8_onnx
 from export.runtime import open_engine
 from export.signing import VerifiedRelease
@@ -77,6 +78,7 @@ class Gate:
         self._lessons: Lessons[Any] = self._modality.lessons(targets, self._photos, frozen, _FIT_SEED)
         self._exam = list(self._modality.lessons(targets, self._probes[:_PROBES], frozen, _FIT_SEED).exam())
         _, self._before = self._fitted(release.body_of(current))
+        return_freed_memory()
 
     def judge(self, body: Arrays) -> Candidate:
         """Fit, render and compare."""

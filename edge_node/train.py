@@ -22,6 +22,7 @@ from edge_node.styles import Style
 from export import backbones, release, weights
 from export.errors import IntegrityError, RefusedError
 from export.files import read_bounded, write_atomic, write_json
+from export.processes import return_freed_memory
 from export.signing import VerifiedRelease
 from models import registry, state, training
 from models.contract import Lessons, Modality, Score, Work
@@ -72,6 +73,7 @@ class _Pupil:
         rows = [public[release.IDENTITY], *(public[name] for name in rehearsed)]
         pupil.set_codes([*rows, code if code is not None else pupil.best_start(rows, styles.public_codes(source))])
         pupil.settle()
+        return_freed_memory()
         return pupil
 
     def set_codes(self, codes: Sequence[Code]) -> None:
@@ -231,6 +233,7 @@ class RoundTraining:
             assignment.steps, first_step=assignment.round * assignment.steps, rate_scale=_ROUND_RATE, shared_scale=_BODY_RATE
         )
         after = training.fit(pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss))
+        return_freed_memory()  # this process now waits for the next round
         trained = {name: tensor.numpy() for name, tensor in pupil.net.state_dict().items()}
         if not all(np.isfinite(array).all() for array in trained.values()):
             raise training.DivergedError("the training left numbers that are not finite")

@@ -10,6 +10,7 @@ the leash holds only when that fork has ended as well. Start children from a sup
 """
 
 import contextlib
+import ctypes
 import os
 import secrets
 import socket
@@ -56,6 +57,15 @@ def child_environment(flwr_home: Path, inherited: Mapping[str, str]) -> dict[str
 def installed_command(name: str) -> str:
     """Return the path of a command installed beside this interpreter, on PATH or not."""
     return str(Path(_scripts_dir()) / name)
+
+
+def return_freed_memory() -> None:
+    """Give what this process has freed back to the system, where the C library is glibc; elsewhere nothing happens.
+
+    glibc keeps small freed pieces for later. After measuring works for lessons that is some 300 MB, in a process that stays.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def free_port(host: str = "127.0.0.1") -> int:

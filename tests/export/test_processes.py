@@ -1,6 +1,8 @@
 """Children end when they should, whole groups of them, and call nobody."""
 
+import ctypes
 import os
+import platform
 import signal
 import socket
 import stat
@@ -12,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from export.processes import Child, child_environment, free_port, installed_command, load_or_create_secret, stop_all
+from export.processes import (
+    Child,
+    child_environment,
+    free_port,
+    installed_command,
+    load_or_create_secret,
+    return_freed_memory,
+    stop_all,
+)
 
 DEADLINE_S = 60.0
 ENVIRONMENT = {"PATH": os.environ.get("PATH", os.defpath)}
@@ -34,6 +44,30 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):  # gone before the file was opened, or before it was read
         return False
+
+
+def resident_kb() -> int:
+    """Memory of this process that is its own and in use."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+
+
+def test_freed_memory_goes_back_to_the_system() -> None:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    libc = ctypes.CDLL("libc.so.6")
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+    blocks = [libc.malloc(60_000) for _ in range(2000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 60_000)
+    for block in blocks[:-1]:  # the last one keeps the heap from shrinking by itself
+        libc.free(block)
+    before = resident_kb()
+
+    return_freed_memory()
+
+    assert before - resident_kb() > 80_000
+    libc.free(blocks[-1])
 
 
 def family(file: Path, *, deaf: bool = False) -> list[str]:
