@@ -105,15 +105,15 @@ def _demo(folder: Path, *options: str) -> "subprocess.Popen[str]":
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_demo_ended_in_mid_round_leaves_no_process_and_no_folder(tmp_path: Path, number: int, code: int) -> None:
-    demo = _demo(tmp_path)
-    assert demo.stderr is not None
-    said = next(line for line in demo.stderr if "training" in line)
-    assert len(_marked_processes(tmp_path)) > 5, said  # the control: there is something to be left
+    with _demo(tmp_path) as demo:
+        assert demo.stderr is not None
+        said = next(line for line in demo.stderr if "training" in line)
+        assert len(_marked_processes(tmp_path)) > 5, said  # the control: there is something to be left
 
-    os.killpg(demo.pid, number)  # as a terminal does
-    rest = demo.stderr.read()
+        os.killpg(demo.pid, number)  # as a terminal does
+        rest = demo.stderr.read()
 
-    assert demo.wait(60) == code, rest
+        assert demo.wait(60) == code, rest
     assert "Traceback" not in rest
     assert _marked_processes(tmp_path) == []
     assert not list(tmp_path.glob("sfumato-demo-*"))
@@ -127,11 +127,10 @@ def test_the_demo_that_fails_says_so_in_a_sentence_and_leaves_no_process(tmp_pat
     (works / "c").mkdir()
     (works / "c" / "empty.jpg").write_bytes(b"")
 
-    demo = _demo(tmp_path, "--works", str(works))
-    assert demo.stderr is not None
-    said = demo.stderr.read()
-
-    assert demo.wait(60) == 1
+    with _demo(tmp_path, "--works", str(works)) as demo:
+        assert demo.stderr is not None
+        said = demo.stderr.read()
+        assert demo.wait(60) == 1
     assert "holds no work to learn from" in said
     assert "Traceback" not in said
     assert _marked_processes(tmp_path) == []
