@@ -53,7 +53,7 @@ from models import samplers  # noqa: E402
 from models.contract import Work  # noqa: E402
 
 ARTISTS: Final = 3
-STEPS: Final = 50
+STEPS: Final = 40
 """Batches per node and round; with two rounds on two cores this is most of the two minutes rounds may take."""
 ROUNDS: Final = 2
 FIT_STEPS: Final = 12
