@@ -7,7 +7,7 @@ for the candidate with a fixed budget and seed (body frozen), as every node will
 2. its style distance is at most 1.02 times the current body's, whose codes were fitted as much,
 3. its pictures keep at least the current SSIM to the photos, less 0.02,
 4. no pixel grid can be seen in its pictures,
-5. its int8 graph is within parity of its fp32 graph.
+5. its int8 graph is of use: near enough to its fp32 graph that styles can be quantised.
 
 A refusal is a stated outcome: the current release stays, and everything goes on working.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from export import backbones, release
 from export.fold import calibrate, fold
 from export.manifest import Verdict
-from export.parity import INT8_PSNR_DB, INT8_SSIM, Parity, compare
+from export.parity import Parity, compare
 from export.processes import return_freed_memory
 from export.quantize import int8_onnx
 from export.runtime import open_engine
@@ -39,6 +39,10 @@ STYLE_RATIO: Final = 1.02
 CONTENT_LOSS: Final = 0.02
 GRID_DB: Final = 6.0
 """A grid peak below this is not seen (`models/measures.py`)."""
+# Looser than what a node asks of its own int8 graph (`export/parity.py`), for a node that misses that paints in fp32: here
+# only a body that no style could be quantised with is kept out.
+_INT8_PSNR_DB: Final = 28.0
+_INT8_SSIM: Final = 0.9
 _FIT_SEED: Final = 20_260
 _FIT_RATE: Final = 0.3  # of the modality's code rate: the codes start from ones that nearly fit
 _PROBES: Final = 2  # photos the style is scored on; all of them are rendered for grid and parity
@@ -152,7 +156,7 @@ def _reasons(verdict: Verdict) -> tuple[str, ...]:
             f"a pixel grid of {verdict.grid:.1f} dB, where {GRID_DB:.0f} dB can be seen",
         ),
         (
-            verdict.int8_psnr_db >= INT8_PSNR_DB and verdict.int8_ssim >= INT8_SSIM,
+            verdict.int8_psnr_db >= _INT8_PSNR_DB and verdict.int8_ssim >= _INT8_SSIM,
             f"int8 at {verdict.int8_psnr_db:.1f} dB and SSIM {verdict.int8_ssim:.3f} of fp32",
         ),
     )
