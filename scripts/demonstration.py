@@ -54,7 +54,7 @@ from models.contract import Work  # noqa: E402
 
 ARTISTS: Final = 3
 STEPS: Final = 40
-"""Batches per node and round; with two rounds on two cores this is most of the two minutes rounds may take."""
+"""Batches per node and round; with two rounds on two cores, training and judging take a little over two minutes."""
 ROUNDS: Final = 2
 FIT_STEPS: Final = 12
 RENEW_STEPS: Final = 60
