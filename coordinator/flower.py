@@ -3,7 +3,7 @@
     serve_superlink   one process: Flower's whole API on loopback, and on the public TLS port only what nodes need
     FlowerControl     registers nodes, starts and watches runs, over loopback
     start_superexec   the process that starts the server part of a run
-    bound_replies     for the server part: no reply grows beyond a bound while it is put together
+    bound_replies     for the server part: what a reply may cost in memory and time
 
 Why the SuperLink is embedded: Flower serves the nodes' API and the one that starts runs on a single port, and the
 second is not authenticated. Whoever may reach that port may run code on the coordinator, so the public port must be
@@ -13,8 +13,8 @@ Fixed here, whatever the settings say: nodes sign in with a registered key, app 
 themselves with a secret, the state is in SQLite (with both, killing the SuperLink in mid-round loses nothing), nothing
 is installed at run time. Private functions of Flower in use, held to the pin by `tests/coordinator/test_flower.py`:
 `create_app`, `SuperLinkLifespan`, `SuperLinkLifespanConfig`, `load_control_authn_plugin`, `ControlHttpClient`,
-`FlowerError`, `user_config_to_proto`, `inflate_object_from_contents` as `http_grid` calls it, the metadata of a deflated
-`Array`.
+`FlowerError`, `user_config_to_proto`, `pull_objects` and `inflate_object_from_contents` as `http_grid` calls them, the
+metadata of a deflated `Array`.
 
 This file refuses to know what a round is, what joins, and what a release is.
 """
@@ -26,6 +26,7 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -56,7 +57,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_body,
     get_object_head_values_from_object_content,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, inflate_object_from_contents, pull_objects
 from starlette.types import ASGIApp
 
 from coordinator.public_port import public_filter
@@ -91,6 +92,10 @@ _SHUTDOWN_S: Final = 5
 _PORT_PATIENCE_S: Final = 15.0
 """How long a port may stay taken by whoever had it last: a predecessor that is still ending, a connection."""
 _ENDPOINT_MAX_BYTES: Final = 4096
+_REPLY_MAX_OBJECTS: Final = 256  # ours have about ten, and one more for every 5 MiB of body
+_REPLY_MAX_BYTES: Final = BODY_MAX_BYTES + 2**20
+_REPLY_MAX_S: Final = 60.0
+"""How long the parts of an announced reply may be on their way. Other replies wait as long, so not for hours."""
 
 
 class FlowerUnavailable(UnreachableError):  # noqa: N818  (reads as a sentence, like its two sisters)
@@ -410,14 +415,35 @@ def start_superexec(
 
 
 def bound_replies() -> None:
-    """Have this process's `Grid` refuse a reply that would be put together to more than any body is.
+    """Have this process's `Grid` bound what a reply may cost: memory when it is fetched and put together, and time.
 
     An array names its chunks by number and may name one again and again: what is a megabyte on the wire could ask for
-    all the memory there is. What is refused here leaves `Grid.pull_messages` as a `ValueError`.
+    all the memory there is. Such a reply leaves `Grid.pull_messages` as a `ValueError`. A node may also announce a reply
+    and keep its parts back, or announce parts without end; Flower would ask for two hours. Such a reply becomes a message
+    with an error, as one that Flower gave up on.
     """
     from flwr.superlink.grid import http_grid  # noqa: PLC0415  (for the server part alone)
 
+    http_grid.pull_objects = _pull_bounded  # type: ignore[attr-defined, assignment]
     http_grid.inflate_object_from_contents = _inflate_bounded  # type: ignore[attr-defined, assignment]
+
+
+def _pull_bounded(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
+    """Do as Flower's function of that name does, within bounds for the parts' number and size and for the time."""
+    if len(object_ids) > _REPLY_MAX_OBJECTS:
+        raise ObjectPullError(object_ids[0], f"{len(object_ids)} parts are too many")
+    received, lock = 0, threading.Lock()
+
+    def counted(object_id: str) -> bytes:
+        nonlocal received
+        content = pull_object_fn(object_id)
+        with lock:
+            received += len(content)
+            if received > _REPLY_MAX_BYTES:
+                raise ObjectPullError(object_id, "the parts are too large")
+        return content
+
+    return pull_objects(object_ids, counted, max_time=_REPLY_MAX_S)
 
 
 def _inflate_bounded(object_id: str, object_contents: dict[str, bytes]) -> InflatableObject:

@@ -1,5 +1,6 @@
 """The public port's filter, the SuperLink's life and its control, and Flower's private functions held to the pin."""
 
+import inspect
 import json
 import os
 import socket
@@ -13,9 +14,14 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from flwr.app import Array
+from flwr.app import Array, Message
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.message_pb2 import Metadata as MetadataProto
+from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
+from flwr.supercore.run import Run
 from flwr.superlink.grid import http_grid
 from starlette.applications import Starlette
 
@@ -104,8 +110,64 @@ def test_many_arrays_are_bounded_together() -> None:
         flower._inflate_bounded("array", contents)
 
 
-def test_flowers_grid_puts_replies_together_by_the_name_that_is_bounded() -> None:
-    assert "inflate_object_from_contents" in http_grid.HttpGrid.pull_messages.__code__.co_names
+def test_flowers_grid_fetches_replies_and_puts_them_together_by_the_names_that_are_bounded() -> None:
+    assert {"pull_objects", "inflate_object_from_contents"} <= set(http_grid.HttpGrid.pull_messages.__code__.co_names)
+
+
+class HeldBackReply:
+    """A SuperLink with a reply whose parts a node announced; it has those it was given."""
+
+    def __init__(self, parts: dict[str, bytes], announced: list[str]) -> None:
+        self.parts = parts
+        self.tree = ObjectTree(object_id="reply", children=[ObjectTree(object_id=name) for name in announced])
+
+    def PullMessages(self, _request: object) -> PullAppMessagesResponse:  # noqa: N802 - Flower's name
+        reply = MessageProto(metadata=MetadataProto(message_id="reply", reply_to_message_id="asked"))
+        return PullAppMessagesResponse(messages_list=[reply], message_object_trees=[self.tree])
+
+    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802 - Flower's name
+        content = self.parts.get(request.object_id)
+        return PullObjectResponse(object_found=True, object_available=content is not None, object_content=content or b"")
+
+
+def pulled(monkeypatch: pytest.MonkeyPatch, superlink: HeldBackReply) -> Message:
+    """What Flower's grid makes of the reply."""
+    grid = http_grid.HttpGrid(token="some")
+    monkeypatch.setattr(http_grid.HttpGrid, "_runtime_client", superlink)
+    grid.set_run(Run.create_empty(run_id=1))
+    [message] = grid.pull_messages(["asked"])
+    return message
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [
+        pytest.param(HeldBackReply({}, ["a"]), "timeout", id="parts held back"),
+        pytest.param(HeldBackReply({}, [f"part {n}" for n in range(256)]), "257 parts are too many", id="too many parts"),
+        pytest.param(
+            HeldBackReply({"reply": bytes(2**25), "a": bytes(2**25), "b": bytes(2**25)}, ["a", "b"]),
+            "the parts are too large",
+            id="parts too large",
+        ),
+    ],
+)
+def test_a_reply_that_costs_too_much_becomes_a_message_with_an_error(
+    monkeypatch: pytest.MonkeyPatch, held: HeldBackReply, reason: str
+) -> None:
+    for name in ("pull_objects", "inflate_object_from_contents"):
+        monkeypatch.setattr(http_grid, name, getattr(http_grid, name))  # so that they come back
+    monkeypatch.setattr(flower, "_REPLY_MAX_S", 0.0)
+    flower.bound_replies()
+
+    message = pulled(monkeypatch, held)
+
+    assert message.has_error()
+    assert reason in str(message.error.reason)
+
+
+def test_flower_itself_waits_for_hours_for_parts_held_back() -> None:
+    """When it does not any more, ours can go."""
+    assert inspect.signature(pull_objects).parameters["max_time"].default > 60 * flower._REPLY_MAX_S
 
 
 # --- Processes of the coordinator ------------------------------------------------------------------------------------
