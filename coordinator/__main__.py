@@ -42,7 +42,9 @@ def init(
         place = find_home(home)
         service.init(place, name, host, port)
         data = {"home": str(place.root), "name": name}
-        console.show(data, as_json=as_json, text=lambda: _said(f"Set up in {place.root}.", "Next: sfumato-coordinator up"))
+        console.show(
+            data, as_json=as_json, text=lambda: console.said(f"Set up in {place.root}.", "Next: sfumato-coordinator up")
+        )
 
 
 @app.command()
@@ -57,7 +59,7 @@ def up(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
             on_ready=lambda port: console.show(
                 {"name": config.name, "host": config.host, "port": port},
                 as_json=as_json,
-                text=lambda: _said(f"{config.name} answers at {config.host}:{port}. Ctrl-C ends it."),
+                text=lambda: console.said(f"{config.name} answers at {config.host}:{port}. Ctrl-C ends it."),
             ),
         )
 
@@ -75,7 +77,7 @@ def invite(
     with console.errors(as_json=as_json):
         text = service.invite(find_home(home), name, _role(role), _seconds(expires))
         data = {"invite": text, "name": name, "role": role}
-        console.show(data, as_json=as_json, text=lambda: _said(text))
+        console.show(data, as_json=as_json, text=lambda: console.said(text))
 
 
 @app.command()
@@ -150,7 +152,7 @@ def release_show(
         release = publish.current_release(place) if version is None else publish.open_release(place, version)
         card = release.read(CARD).decode()
         data = _release(release) | {"folder": str(release.folder), "card": card}
-        console.show(data, as_json=as_json, text=lambda: _said(str(release.folder), "", card))
+        console.show(data, as_json=as_json, text=lambda: console.said(str(release.folder), "", card))
 
 
 @release_app.command("publish")
@@ -164,7 +166,9 @@ def release_publish(
     with console.errors(as_json=as_json):
         release = publish.publish_again(_ready(home), version)
         number = release.manifest.version
-        console.show(_release(release), as_json=as_json, text=lambda: _said(f"Release {version} is served again, as {number}."))
+        console.show(
+            _release(release), as_json=as_json, text=lambda: console.said(f"Release {version} is served again, as {number}.")
+        )
 
 
 @app.command()
@@ -218,11 +222,6 @@ def _seconds(text: str) -> float:
     return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0}[match[2]]
 
 
-def _said(*lines: str) -> None:
-    for line in lines:
-        console.out.print(line, markup=False)
-
-
 def _release(release: VerifiedRelease) -> dict[str, object]:
     manifest = release.manifest
     return {
@@ -248,11 +247,11 @@ def _rounds_text(home: Home, numbers: list[int]) -> None:
     names = {node.node_id: node.alias for node in store.nodes()}
     for row in store.rounds():
         if row.round in numbers:
-            _said(f"round {row.round}: {row.state}, {row.detail} ({row.changed - row.started:.0f} s)")
+            console.said(f"round {row.round}: {row.state}, {row.detail} ({row.changed - row.started:.0f} s)")
             for a in store.answers(row.round):
                 loss = f"loss {a.loss_before:.3f} → {a.loss_after:.3f}" if a.loss_before and a.loss_after else ""
                 verdict = f"accepted, {a.bytes} bytes, {loss}" if a.accepted else f"not counted: {a.reason}"
-                _said(f"  {names.get(a.node_id, '?')}: {verdict}")
+                console.said(f"  {names.get(a.node_id, '?')}: {verdict}")
 
 
 def main() -> None:

@@ -127,7 +127,7 @@ class Gate:
         styled = [name for name in self._names if name != release.IDENTITY]
         grids = [grid_peak_db(paint(engine.run, signature, _smooth_photo(), codes[name])) for name in styled]
         photos = self._photos[:_CALIBRATION]
-        folded = fold(exact, signature, calibrate(exact, signature, codes[styled[0]], photos))
+        folded = fold(exact, signature, codes[styled[0]], calibrate(exact, signature, codes[styled[0]], photos))
         int8 = int8_onnx(folded, signature, photos)
         pictures = [
             [paint(open_engine(graph, "candidate's").run, signature, probe, None) for probe in self._probes[:_PROBES]]

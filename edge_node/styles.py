@@ -175,7 +175,7 @@ def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, li
     refuse_other_art(source.manifest.signature)
     signature, photos = source.manifest.signature, release.calibration_photos(source)
     exact = source.read(release.EXACT)
-    folded = fold(exact, signature, calibrate(exact, signature, code, photos))
+    folded = fold(exact, signature, code, calibrate(exact, signature, code, photos))
     int8 = int8_onnx(folded, signature, photos)
     probes = list(release.pictures_of(source, release.PROBE).values())
     fp32_pictures, int8_pictures = (

@@ -6,7 +6,7 @@ statistics and are never an input of the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,8 @@ Progress = Callable[[int, int], None]
 """Told steps done and steps in all."""
 
 _SEED: Final = 1503
+_START_EXAMS: Final = 2
+_SUITING_BATCHES: Final = 6
 _SETTLING_BATCHES: Final = 4
 # Of the base training's rate: a code fitted alone, or nearly so, may take longer steps than one that learns with a body.
 _LEARN_RATE: Final = 3.0
@@ -71,7 +73,7 @@ class _Pupil:
         pupil = cls(modality, modality.build(_SEED, codes=len(targets)), lessons)
         state.load_inplace(pupil.net, release.body_of(source))
         rows = [public[release.IDENTITY], *(public[name] for name in rehearsed)]
-        pupil.set_codes([*rows, code if code is not None else pupil.best_start(rows, styles.public_codes(source))])
+        pupil.set_codes([*rows, code if code is not None else pupil.best_start(rows, styles.public_codes(source).values())])
         pupil.settle()
         return_freed_memory()
         return pupil
@@ -79,13 +81,14 @@ class _Pupil:
     def set_codes(self, codes: Sequence[Code]) -> None:
         self.modality.set_codes_inplace(self.net, np.stack(codes))
 
-    def best_start(self, rows: Sequence[Code], styled: dict[str, Code]) -> Code:
-        """The public code with the smallest loss on the works: most of the way is shorter from there."""
-        losses = {}
-        for name, code in styled.items():
+    def best_start(self, rows: Sequence[Code], public: Iterable[Code]) -> Code:
+        """The public code that, suited to the works, has the smallest loss on them: most of the way is shorter from there."""
+        found: list[tuple[float, Code]] = []
+        for code in public:
             self.set_codes([*rows, code])
-            losses[name] = self.modality.score(self.net, islice(self.lessons.exam(), 1)).style
-        return styled[min(losses, key=lambda name: losses[name])]
+            self.modality.suit_inplace(self.net, len(rows), map(self.lessons.batch, range(_SUITING_BATCHES)))
+            found.append((self.modality.score(self.net, islice(self.lessons.exam(), _START_EXAMS)).style, self.code()))
+        return min(found, key=lambda start: start[0])[1]
 
     @torch.no_grad()
     def settle(self) -> None:

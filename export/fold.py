@@ -1,8 +1,9 @@
 """Style code + norm statistics + exact graph → folded graph: plain convolutions, which int8 kernels like best.
 
-Each ``InstanceNormalization`` of the exact graph computes ``(x - mean) / sqrt(var + epsilon) * scale + shift`` with the
-picture's own mean and variance. With the mean and variance of some calibration photos instead, that is one factor and
-one offset per channel, which go into the convolution before it. numpy and onnx only: a gallery can fold a new mix.
+Whatever the exact graph computes from the code alone becomes numbers. Each ``InstanceNormalization`` computes
+``(x - mean) / sqrt(var + epsilon) * scale + shift`` with the picture's own mean and variance. With the mean and variance of
+some calibration photos instead, that is one factor and one offset per channel, which go into the convolution before it. No
+torch: a gallery can fold a new mix.
 """
 
 from __future__ import annotations
@@ -30,12 +31,10 @@ class FoldError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class NormStatistics:
-    """What one norm of the exact graph saw on the calibration photos, and what the code makes of it: each (C,)."""
+    """What one norm of the exact graph saw on the calibration photos: each (C,)."""
 
     mean: Vector
     variance: Vector
-    scale: Vector
-    shift: Vector
 
 
 def calibrate(exact: bytes, signature: Signature, code: Code, photos: Sequence[Work]) -> dict[str, NormStatistics]:
@@ -64,8 +63,8 @@ def calibrate(exact: bytes, signature: Signature, code: Code, photos: Sequence[W
 
 
 def _expose_inplace(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
-    """Add a norm's per-channel moments, scale and shift to the graph's outputs."""
-    x, scale, shift = node.input
+    """Add a norm's per-channel moments to the graph's outputs."""
+    x = node.input[0]
     axes = f"{x}__axes"
     mean, square, mean_square = f"{x}__mean", f"{x}__square", f"{x}__mean_square"
     graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), axes))
@@ -74,21 +73,17 @@ def _expose_inplace(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
             helper.make_node("ReduceMean", [x, axes], [mean], keepdims=0),
             helper.make_node("Mul", [x, x], [square]),
             helper.make_node("ReduceMean", [square, axes], [mean_square], keepdims=0),
-            helper.make_node("Identity", [scale], [f"{x}__scale"]),
-            helper.make_node("Identity", [shift], [f"{x}__shift"]),
         ]
     )
-    for name in (mean, mean_square, f"{x}__scale", f"{x}__shift"):
+    for name in (mean, mean_square):
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
 
 
 def _statistics(x: str, outputs: Mapping[str, npt.NDArray[np.generic]]) -> NormStatistics:
     """What a norm with input ``x`` saw of one photo."""
-    mean, mean_square, scale, shift = (
-        np.ravel(outputs[f"{x}__{role}"]).astype(np.float64) for role in ("mean", "mean_square", "scale", "shift")
-    )
+    mean, mean_square = (np.ravel(outputs[f"{x}__{role}"]).astype(np.float64) for role in ("mean", "mean_square"))
     variance = np.maximum(mean_square - mean**2, 0)
-    return NormStatistics(*(v.astype(np.float32) for v in (mean, variance, scale, shift)))
+    return NormStatistics(mean.astype(np.float32), variance.astype(np.float32))
 
 
 def _mean(statistics: Sequence[NormStatistics]) -> NormStatistics:
@@ -96,13 +91,17 @@ def _mean(statistics: Sequence[NormStatistics]) -> NormStatistics:
     return NormStatistics(
         mean=np.mean([s.mean for s in statistics], axis=0),
         variance=np.mean([s.variance for s in statistics], axis=0),
-        scale=statistics[0].scale,
-        shift=statistics[0].shift,
     )
 
 
-def fold(exact: bytes, signature: Signature, statistics: dict[str, NormStatistics]) -> bytes:
-    """Put every norm into the convolution before it.
+def fold(exact: bytes, signature: Signature, code: Code, statistics: Mapping[str, NormStatistics]) -> bytes:
+    """Put the code into the graph and every norm into the convolution before it.
+
+    Args:
+        exact: serialised exact graph.
+        signature: of the modality.
+        code: (D,) float32.
+        statistics: what ``calibrate`` returned for the same graph and code.
 
     Returns:
         A serialised graph that takes the content alone.
@@ -112,6 +111,7 @@ def fold(exact: bytes, signature: Signature, statistics: dict[str, NormStatistic
     """
     model = onnx.load_from_string(exact)
     graph = model.graph
+    _bind_inplace(model, signature.code.name, code)
     makers = {output: node for node in graph.node for output in node.output}
     readers = Counter(name for node in graph.node for name in node.input)
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -120,7 +120,8 @@ def fold(exact: bytes, signature: Signature, statistics: dict[str, NormStatistic
         conv, repeat = _convolution_before(node, makers)
         if any(readers[name] != 1 for name in (node.input[0], conv.output[0], conv.input[1])):
             raise FoldError("a convolution or its weights feed more than one norm")
-        gain, offset = _affine(node, statistics[node.output[0]])
+        scale, shift = (numpy_helper.to_array(weights[name]) for name in node.input[1:])
+        gain, offset = _affine(node, statistics[node.output[0]], scale, shift)
         _scale_inplace(graph, conv, weights, np.repeat(gain, repeat), np.repeat(offset, repeat))
         renamed[node.output[0]] = node.input[0]
         graph.node.remove(node)
@@ -130,6 +131,32 @@ def fold(exact: bytes, signature: Signature, statistics: dict[str, NormStatistic
     onnx.checker.check_model(model, full_check=True)
     folded: bytes = model.SerializeToString(deterministic=True)
     return folded
+
+
+def _bind_inplace(model: onnx.ModelProto, name: str, code: Code) -> None:
+    """Compute once what is computed from the code alone, and put the numbers where it was."""
+    graph = model.graph
+    constants, bound, nodes = {t.name for t in graph.initializer}, {name}, []
+    for node in graph.node:
+        inputs = set(node.input) - {""}
+        if inputs & bound and inputs <= bound | constants:
+            bound |= set(node.output)
+            nodes.append(node)
+    for node in nodes:
+        graph.node.remove(node)
+    wanted = sorted(bound & {read for node in graph.node for read in node.input})
+    if not wanted:
+        return
+    computed = onnx.ModelProto()
+    computed.CopyFrom(model)
+    del computed.graph.node[:], computed.graph.output[:]
+    computed.graph.node.extend(nodes)
+    for value in wanted:  # by a copy of its own, since the code itself may be among them
+        computed.graph.node.append(helper.make_node("Identity", [value], [f"{value}__bound"]))
+        computed.graph.output.append(helper.make_tensor_value_info(f"{value}__bound", TensorProto.FLOAT, None))
+    _drop_unused_inplace(computed.graph, keep_inputs={name})
+    values = open_engine(computed.SerializeToString(), "code's").run({name: code[None]})
+    graph.initializer.extend(numpy_helper.from_array(values[f"{value}__bound"], value) for value in wanted)
 
 
 def _convolution_before(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> tuple[onnx.NodeProto, int]:
@@ -146,10 +173,10 @@ def _convolution_before(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto])
     return before, repeat
 
 
-def _affine(node: onnx.NodeProto, seen: NormStatistics) -> tuple[Vector, Vector]:
+def _affine(node: onnx.NodeProto, seen: NormStatistics, scale: Vector, shift: Vector) -> tuple[Vector, Vector]:
     epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-    gain = seen.scale / np.sqrt(seen.variance + np.float32(epsilon))
-    return gain, seen.shift - seen.mean * gain
+    gain = scale / np.sqrt(seen.variance + np.float32(epsilon))
+    return gain, shift - seen.mean * gain
 
 
 def _scale_inplace(

@@ -226,6 +226,18 @@ class Modality(Protocol[Net, Batch]):
         """Replace all private codes, (N, D) float32, and forget what was observed under the old ones."""
         ...
 
+    def suit_inplace(self, net: Net, row: int, batches: Iterable[Batch]) -> None:
+        """Bring a code that was borrowed from another artist nearer to its own works, as far as that needs no training.
+
+        An art that knows no such way leaves the code as it is.
+
+        Args:
+            net: holds the code.
+            row: the code's number.
+            batches: lessons; those of other codes count for nothing.
+        """
+        ...
+
     def constrain_inplace(self, net: Net) -> None:
         """Bring the parameters back into the set the architecture allows; called after every training step.
 

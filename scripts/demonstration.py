@@ -53,11 +53,11 @@ from models import samplers  # noqa: E402
 from models.contract import Work  # noqa: E402
 
 ARTISTS: Final = 3
-STEPS: Final = 40
+STEPS: Final = 32
 """Batches per node and round; with two rounds on two cores, training and judging take a little over two minutes."""
 ROUNDS: Final = 2
-FIT_STEPS: Final = 12
-RENEW_STEPS: Final = 60
+FIT_STEPS: Final = 8
+RENEW_STEPS: Final = 50
 PYTHON: Final = (sys.executable, "-P", "-m")
 LATENCY_SIDE: Final = 512
 LATENCY_RUNS: Final = 15

@@ -125,6 +125,25 @@ def body_layout() -> Layout:
 # --- Time --------------------------------------------------------------------------------------------------------------
 
 
+class FakeChild:
+    """Stands in for a process; ends when the test says so or when it is stopped."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self.is_stopped = False
+
+    def exit_code(self) -> int | None:
+        return self.code
+
+    def release(self) -> None:
+        self.is_stopped = True
+
+    def stop(self) -> int:
+        self.is_stopped = True
+        self.code = 0
+        return 0
+
+
 @dataclass(slots=True)
 class Clock:
     """Stands in for the module ``time``: it moves only when somebody sleeps."""

@@ -1,7 +1,8 @@
 """Image style: a feed-forward network whose convolutions all artists share and whose norms carry the style.
 
-Every convolution (the *body*) is common; a style is only the scale and shift of the conditional instance norms (CIN,
-Dumoulin et al. 2017, arXiv 1610.07629): the *style code*, 800 numbers for the kiosk tier and 1,504 for the studio tier.
+Every convolution (the *body*) is common. A style is only the scale and shift of the conditional instance norms (CIN,
+Dumoulin et al. 2017, arXiv 1610.07629) and how its underpainting mixes the photo's colours: the *style code*, 812 numbers
+for the kiosk tier and 1,516 for the studio tier.
 
 Two rules of this file:
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 BLOCKS: Final = 5
 _HALF_CHANNELS: Final = 16  # channels at half resolution, after the first PixelShuffle
+_UNDERPAINTING: Final = 12  # numbers of a code that mix the underpainting's colours: 3 x 3 and an offset each
 _EPSILON: Final = 1e-5  # of the norms; the fold uses the same
 _STATISTICS_MOMENTUM: Final = 0.2  # weight of the newest picture in a style's running statistics
 
@@ -50,12 +52,14 @@ _EXPOSED_SHARE: Final = 0.4  # of the crops are exposed and contrasted at random
 _SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixed pixel grid cannot hide from it
 _CONTENT_WEIGHT: Final = 1.0
 _STYLE_WEIGHT: Final = 20.0
-_COLOUR_WEIGHT: Final = 40.0
+_COLOUR_WEIGHT: Final = 110.0
 _COLOUR_PATCH: Final = 16  # pixels a side: broad masses of colour follow the photo's, strokes inside them are free
-_LIGHTNESS_SHARE: Final = 0.5  # of a difference in lightness counts there: dark stays dark, and shading is the artist's
+_HUE_SHARE: Final = 0.5  # of what sets a photo's colour apart from its grey goes into the palette: the rest is the artist's
 _COLOUR_FLOOR: Final = 1e-3  # variance added to a photo's colours, so that a grey one is not blown up
+_COLOUR_EDGE: Final = 0.03  # a colour nearer to 0 or 1 counts as this in logits, which have no end there
+_COLOUR_RIDGE: Final = 0.01  # per patch: few photos do not show every hue
 _IDENTITY_WEIGHT: Final = 30.0
-_SMOOTH_WEIGHT: Final = 0.3
+_SMOOTH_WEIGHT: Final = 0.8
 _GRID_WEIGHT: Final = 60.0
 
 
@@ -67,8 +71,12 @@ class StyleNet(nn.Module):
     block at half resolution is what draws a stroke narrower than the stem's stride; without it, strokes are pieced together
     from squares of four pixels.
 
+    The convolutions paint over an *underpainting*: the photo's broad masses of colour, moved to the artist's palette. The
+    norms forget how dark and of what hue a large flat area is, and a new code of few steps would paint a black visor in the
+    mean of the palette.
+
     Attributes:
-        codes: (N, 2 * S) the private scales and shifts, S = sum of the normed channels; row 0 first.
+        codes: (N, 2 * S + 12) the private scales, shifts and underpainting, S = sum of the normed channels; row 0 first.
         norm_mean, norm_var: (N, S) running statistics of every normed convolution, private like the code.
     """
 
@@ -84,7 +92,8 @@ class StyleNet(nn.Module):
         self.to_full = nn.Conv2d(_HALF_CHANNELS, 12, 3, padding=1)
         self.widths = (channels,) * (1 + 2 * BLOCKS) + (_HALF_CHANNELS,) * 3
         total = sum(self.widths)
-        self.codes = nn.Parameter(torch.cat([torch.ones(codes, total), torch.zeros(codes, total)], dim=1))
+        plain = torch.cat([torch.ones(total), torch.zeros(total), torch.eye(3).flatten(), torch.zeros(3)])
+        self.codes = nn.Parameter(plain.repeat(codes, 1))
         self.register_buffer("norm_mean", torch.zeros(codes, total))
         self.register_buffer("norm_var", torch.ones(codes, total))
 
@@ -95,23 +104,36 @@ class StyleNet(nn.Module):
 
         Args:
             photo: (B, 3, H, W) float32 in [0, 1]; H and W multiples of 4.
-            code: (B, 2 * S) float32.
+            code: (B, 2 * S + 12) float32.
             statistics: mean and variance, each (B, S), to norm with; the picture's own if absent.
 
         Returns:
             The picture (B, 3, H, W) in [0, 1], and the statistics each norm was given.
         """
-        norm = _Norms(self.widths, code, statistics)
-        return self.body(photo, norm), norm.seen()
+        norms, mix = code[:, :-_UNDERPAINTING], code[:, -_UNDERPAINTING:]
+        norm = _Norms(self.widths, norms, statistics)
+        return self.body(photo, norm, mix), norm.seen()
 
-    def body(self, photo: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-        """The convolutions, with ``norm`` after each but the last."""
+    def body(self, photo: Tensor, norm: Callable[[Tensor], Tensor], mix: Tensor) -> Tensor:
+        """The convolutions, with ``norm`` after each but the last, over an underpainting of ``mix`` (B, 12)."""
         x = F.relu(norm(self.stem(photo * 2.0 - 1.0)))
         for block in self.blocks:
             x = block(x, norm)
         x = F.relu(norm(F.pixel_shuffle(self.to_half(x), 2)))
         x = self.detail(x, norm)
-        return torch.sigmoid(F.pixel_shuffle(self.to_full(x), 2))
+        return torch.sigmoid(F.pixel_shuffle(self.to_full(x), 2) + _underpainting(photo, mix))
+
+
+def _underpainting(photo: Tensor, mix: Tensor) -> Tensor:
+    """The photo (B, 3, H, W) without anything smaller than about ten pixels, its colours mixed linearly: logits, same shape.
+
+    The pooling cell i and the four enlarged pixels of i have the same centre, 4 i + 1.5.
+    """
+    masses = F.avg_pool2d(photo, 8, stride=4, padding=2, count_include_pad=False) - 0.5
+    batch, _, height, width = masses.shape
+    weight = 4.0 * mix[:, :9].reshape(3 * batch, 3, 1, 1)  # the logit's slope at mid-grey: the unit matrix keeps colours
+    mixed = F.conv2d(masses.reshape(1, 3 * batch, height, width), weight, mix[:, 9:].reshape(-1), groups=batch)
+    return F.interpolate(mixed.reshape(batch, 3, height, width), scale_factor=4.0, mode="bilinear", align_corners=False)
 
 
 class _Block(nn.Module):
@@ -315,10 +337,15 @@ class _Photo:
         return _Photo(self.pixels[:, top : top + height, left : left + width], self.palette)
 
     def recoloured(self, palette: Palette | None) -> Tensor:
-        """These pixels in another palette, kept within [0, 1]."""
+        """These pixels in another palette, kept within [0, 1].
+
+        Their hues count by half: an orange dress becomes what the artist paints such a light thing in, warmed by the orange.
+        """
         if palette is None:
             return self.pixels
         centred = self.pixels - self.palette.mean[:, None, None]
+        grey = centred.mean(dim=0, keepdim=True)
+        centred = grey + _HUE_SHARE * (centred - grey)
         moved = torch.einsum("ij,jhw->ihw", self.palette.moved_to(palette), centred)
         return (moved + palette.mean[:, None, None]).clamp(0, 1)
 
@@ -448,12 +475,14 @@ def _style_distance(painted: Sequence[Tensor], targets: Sequence[Moments]) -> Te
 
 
 def _colour_distance(picture: Tensor, recoloured: Tensor) -> Tensor:
-    """Mean squared difference of the broad masses of colour, lightness counting less than hue: (B,)."""
-    difference = F.avg_pool2d(picture - recoloured, _COLOUR_PATCH)
-    lightness = difference.mean(dim=1, keepdim=True)
-    weighted = difference - (1 - _LIGHTNESS_SHARE) * lightness
-    distance: Tensor = weighted.square().mean(dim=(1, 2, 3))
+    """Mean squared difference of the broad masses of colour: (B,)."""
+    distance: Tensor = F.avg_pool2d(picture - recoloured, _COLOUR_PATCH).square().mean(dim=(1, 2, 3))
     return distance
+
+
+def _broad_masses(pictures: Tensor) -> Tensor:
+    """Mean colours of patches, (B, 3, H, W) → (N, 3)."""
+    return F.avg_pool2d(pictures, _COLOUR_PATCH).permute(0, 2, 3, 1).reshape(-1, 3)
 
 
 def _whitened(features: Tensor) -> Tensor:
@@ -496,9 +525,10 @@ class ExactGraph(nn.Module):
         self.net = net
 
     def forward(self, photo: Tensor, code: Tensor) -> Tensor:
-        """(1, H, W, 3) uint8 and (1, 2 * S) float32 → (1, H, W, 3) uint8."""
+        """(1, H, W, 3) uint8 and (1, 2 * S + 12) float32 → (1, H, W, 3) uint8."""
         x = photo.permute(0, 3, 1, 2).float() / 255.0
-        picture = self.net.body(x, _OnnxNorms(self.net.widths, code))
+        norms, mix = code[:, :-_UNDERPAINTING], code[:, -_UNDERPAINTING:]
+        picture = self.net.body(x, _OnnxNorms(self.net.widths, norms), mix)
         return torch.round(picture * 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
 
@@ -544,11 +574,12 @@ class StyleModality:
     def signature(self) -> Signature:
         """See ``Modality.signature``."""
         picture = (1, None, None, 3)
+        normed = self.channels * (1 + 2 * BLOCKS) + 3 * _HALF_CHANNELS
         return Signature(
             medium="image",
             sampler="feed-forward",
             content=TensorSpec("photo", "uint8", picture),
-            code=TensorSpec("code", "float32", (1, 2 * (self.channels * (1 + 2 * BLOCKS) + 3 * _HALF_CHANNELS))),
+            code=TensorSpec("code", "float32", (1, 2 * normed + _UNDERPAINTING)),
             output=TensorSpec("picture", "uint8", picture),
             multiple=4,
             margin=_MARGIN,
@@ -600,6 +631,28 @@ class StyleModality:
         net.codes.copy_(torch.tensor(codes))
         net.norm_mean.zero_()
         net.norm_var.fill_(1.0)
+
+    @torch.no_grad()
+    def suit_inplace(self, net: StyleNet, row: int, batches: Iterable[StyleBatch]) -> None:
+        """See ``Modality.suit_inplace``: mix the underpainting so that broad masses have the artist's colours.
+
+        Ridge regression: the picture's logits are linear in those numbers, and the convolutions do not see them.
+        """
+        seen, missing = [], []
+        for batch in batches:
+            mine = batch.code == row
+            photo, recoloured = batch.photo[mine], batch.recoloured[mine]
+            if len(photo):
+                picture = net(photo, net.codes[row].expand(len(photo), -1))[0]
+                masses, wanted, found = (_broad_masses(_without_margin(p)) for p in (photo, recoloured, picture))
+                seen.append(torch.cat([4.0 * (masses - 0.5), torch.ones(len(masses), 1)], dim=1))
+                missing.append(torch.logit(wanted, _COLOUR_EDGE) - torch.logit(found, _COLOUR_EDGE))
+        if not seen:
+            return
+        known, unknown = torch.cat(seen), torch.cat(missing)
+        ridge = _COLOUR_RIDGE * len(known) * torch.eye(4)
+        change = torch.linalg.solve(known.T @ known + ridge, known.T @ unknown)  # (4, 3)
+        net.codes[row, -_UNDERPAINTING:] += torch.cat([change[:3].T.flatten(), change[3]])
 
     def constrain_inplace(self, net: StyleNet) -> None:
         """See ``Modality.constrain_inplace``: both PixelShuffle layers keep even phases."""

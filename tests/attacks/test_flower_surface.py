@@ -15,6 +15,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.common.constant import ErrorCode
 from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
@@ -28,7 +29,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from coordinator.flower import LOOPBACK
 from export.flower_bundle import build_fab, installed_fab_digest
-from tests.flower_harness import Federation, command_of, federation, make_node_key, until
+from tests.flower_harness import Federation, build_test_fab, command_of, federation, make_node_key, until
 
 pytestmark = pytest.mark.slow
 
@@ -183,6 +184,24 @@ def test_a_run_cannot_be_started_from_outside(running: Federation) -> None:
 def _runs(running: Federation) -> list[int]:
     with ControlHttpClient(f"http://{LOOPBACK}:{running.endpoint.loopback_port}") as client:
         return list(client.ListRuns(ListRunsRequest()).run_dict)
+
+
+def test_a_changed_app_bundle_is_refused_by_the_node_and_never_unpacked(running: Federation, tmp_path: Path) -> None:
+    """An attack by the coordinator itself: it offers a run of another app than the one the node installed."""
+    evil = build_test_fab(tmp_path)
+    node = running.add_node("careful", installed_fab_digest())
+    until(lambda: running.control.online_nodes() or None, "a node online")
+
+    [round_] = running.run(evil, nodes=1)
+
+    assert round_["missing"] == 0
+    assert round_["replies"] == [{"node": node.node_id, "code": ErrorCode.INVALID_FAB, "reason": "another-app"}]
+    assert not list(node.settings.home.rglob("sfumato_app"))
+    assert not list(node.settings.home.rglob("*.py"))
+    assert node.runner.exit_code() is None
+    # The coordinator's side does install the bundle, in its own home, so the search above would have found one.
+    assert list(running.settings.flwr_home.rglob("sfumato_app"))
+    running.control.unregister_node(node.node_id)
 
 
 def test_a_task_cannot_be_taken_from_outside_even_with_the_secret(running: Federation) -> None:

@@ -3,15 +3,10 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Final
 
-import click
 import pytest
-import typer
-from click.testing import Result
-from typer.testing import CliRunner
 
 from coordinator import __main__ as program
 from coordinator import publish, service
@@ -22,39 +17,11 @@ from export import release
 from export.invite import Invite
 from export.signing import VerifiedRelease
 from tests import releases, simulators
+from tests.command_line import CommandLine
 from tests.simulators import CoordinatorHome
 
-
-def run(home: Home, *arguments: str, as_json: bool = False) -> Result:
-    extra = ["--json"] if as_json else []
-    return CliRunner().invoke(program.app, [*arguments, "--home", str(home.root), *extra])
-
-
-def data(home: Home, *arguments: str) -> Any:
-    """What a command says to a machine."""
-    result = run(home, *arguments, as_json=True)
-    assert result.exit_code == 0, result.output
-    (line,) = result.stdout.splitlines()
-    answer = json.loads(line)
-    assert answer["ok"] is True
-    assert set(answer) == {"ok", "data"}
-    return answer["data"]
-
-
-def assert_refused(home: Home, arguments: list[str], exit_code: int, code: str, sentence: str) -> None:
-    """Refused in both forms: words and advice on stderr, or one object on stdout; never a traceback."""
-    spoken, plain = run(home, *arguments), run(home, *arguments, as_json=True)
-    assert (spoken.exit_code, plain.exit_code) == (exit_code, exit_code), (spoken.output, plain.output)
-    assert spoken.stdout == ""
-    first, advice = spoken.stderr.strip().split("\n", 1)
-    assert sentence in first
-    assert first.endswith(".")
-    assert advice
-    assert "Traceback" not in spoken.stderr
-    error = json.loads(plain.stdout)["error"]
-    assert set(error) == {"code", "message", "advice"}
-    assert error["code"] == code
-    assert error["advice"]
+CLI: Final = CommandLine(program.app)
+run, data, assert_refused = CLI.run, CLI.data, CLI.assert_refused
 
 
 @pytest.fixture
@@ -70,49 +37,6 @@ def second(hub: CoordinatorHome) -> VerifiedRelease:
     body = release.body_of(current)
     candidate = Candidate(body, b"a graph", release.codes_of(current), releases.VERDICT, ())
     return publish.publish(hub, current, candidate, 1, 3)
-
-
-def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    yield path
-    if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            yield from commands(inner, (*path, name))
-
-
-@pytest.mark.parametrize("path", list(commands(typer.main.get_command(program.app))), ids=" ".join)
-def test_every_command_has_help(path: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(program.app, [*path, "--help"])
-
-    assert result.exit_code == 0
-    assert "Usage:" in result.stdout
-
-
-@pytest.mark.parametrize("path", list(commands(typer.main.get_command(program.app))), ids=" ".join)
-def test_the_help_explains_every_argument(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    # click 8.5 forgets what typer 0.20 was told about arguments; what was declared is looked up in the functions.
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setenv("TERMINAL_WIDTH", "400")
-    shown = " ".join(CliRunner().invoke(program.app, [*path, "--help"]).stdout.split())
-
-    for text in declared_help(typer.main.get_command(program.app), path):
-        assert text in shown
-
-
-def declared_help(command: click.Command, path: tuple[str, ...]) -> list[str]:
-    """What a command's function says of its arguments, in its annotations."""
-    for name in path:
-        assert isinstance(command, click.Group)
-        command = command.commands[name]
-    if command.callback is None:
-        return []
-    notes = [note for hint in get_type_hints(command.callback, include_extras=True).values() for note in get_args(hint)[1:]]
-    return [note.help or "no help" for note in notes if isinstance(note, typer.models.ArgumentInfo)]
-
-
-def test_the_commands_the_design_names_are_there() -> None:
-    found = {" ".join(path) for path in commands(typer.main.get_command(program.app))}
-
-    assert found >= {"init", "up", "invite", "nodes", "round", "release list", "release show", "release publish", "status"}
 
 
 @pytest.mark.usefixtures("world")

@@ -4,15 +4,10 @@ import getpass
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Final
 
-import click
 import pytest
-import typer
-from click.testing import Result
-from typer.testing import CliRunner
 
 from edge_node import __main__ as program
 from edge_node import library, membership, node, paint, releases, styles, train
@@ -28,94 +23,20 @@ from export.signing import VerifiedRelease
 from models import codecs
 from models.training import DivergedError
 from tests import pictures, simulators
+from tests.command_line import CommandLine
 from tests.releases import publish
 
 INVITE = str(Invite(b"f" * 16, b"s" * 10, "127.0.0.1", 9))
 
 
-def run(home: Home, *arguments: str, as_json: bool = False) -> Result:
-    extra = ["--json"] if as_json else []
-    return CliRunner().invoke(program.app, [*arguments, "--home", str(home.root), *extra])
-
-
-def data(home: Home, *arguments: str) -> Any:
-    """What a command says to a machine."""
-    result = run(home, *arguments, as_json=True)
-    assert result.exit_code == 0, result.output
-    (line,) = result.stdout.splitlines()
-    answer = json.loads(line)
-    assert answer["ok"] is True
-    assert set(answer) == {"ok", "data"}
-    return answer["data"]
-
-
-def assert_refused(home: Home, arguments: list[str], exit_code: int, code: str, sentence: str) -> None:
-    """Refused in both forms: words and advice on stderr, or one object on stdout; never a traceback."""
-    spoken, plain = run(home, *arguments), run(home, *arguments, as_json=True)
-    assert (spoken.exit_code, plain.exit_code) == (exit_code, exit_code), (spoken.output, plain.output)
-    assert spoken.stdout == ""
-    first, advice = spoken.stderr.strip().split("\n", 1)
-    assert sentence in first
-    assert first.endswith(".")
-    assert advice
-    assert "Traceback" not in spoken.stderr
-    answer = json.loads(plain.stdout)
-    assert answer["ok"] is False
-    assert set(answer["error"]) == {"code", "message", "advice"}
-    assert answer["error"]["code"] == code
-    assert sentence in answer["error"]["message"]
-    assert answer["error"]["advice"]
-    assert plain.stderr == ""
+CLI: Final = CommandLine(program.app)
+run, data, assert_refused = CLI.run, CLI.data, CLI.assert_refused
 
 
 @pytest.fixture
 def home(tmp_path: Path, world: VerifiedRelease) -> Home:
     del world
     return simulators.make_node(tmp_path / "home")
-
-
-def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    yield path
-    if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            yield from commands(inner, (*path, name))
-
-
-@pytest.mark.parametrize("path", list(commands(typer.main.get_command(program.app))), ids=" ".join)
-def test_every_command_has_help(path: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(program.app, [*path, "--help"])
-
-    assert result.exit_code == 0
-    assert "Usage:" in result.stdout
-
-
-@pytest.mark.parametrize("path", list(commands(typer.main.get_command(program.app))), ids=" ".join)
-def test_the_help_explains_every_argument(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    # click 8.5 forgets what typer 0.20 was told about arguments; what was declared is looked up in the functions.
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setenv("TERMINAL_WIDTH", "400")
-    shown = " ".join(CliRunner().invoke(program.app, [*path, "--help"]).stdout.split())
-
-    for text in declared_help(typer.main.get_command(program.app), path):
-        assert text in shown
-
-
-def declared_help(command: click.Command, path: tuple[str, ...]) -> list[str]:
-    """What a command's function says of its arguments, in its annotations."""
-    for name in path:
-        assert isinstance(command, click.Group)
-        command = command.commands[name]
-    if command.callback is None:
-        return []
-    notes = [note for hint in get_type_hints(command.callback, include_extras=True).values() for note in get_args(hint)[1:]]
-    return [note.help or "no help" for note in notes if isinstance(note, typer.models.ArgumentInfo)]
-
-
-def test_the_commands_the_design_names_are_there() -> None:
-    found = {" ".join(path) for path in commands(typer.main.get_command(program.app))}
-
-    wanted = "init,works add,works list,learn,styles,join,up,status,paint,release list,release install,release verify"
-    assert found >= {*wanted.split(","), "release rollback", "ledger"}
 
 
 # --- Answers -----------------------------------------------------------------------------------------------------------

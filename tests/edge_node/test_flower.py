@@ -263,25 +263,6 @@ def nodes_leave(running: Federation) -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.slow
-def test_a_bundle_with_another_digest_is_refused_and_never_unpacked(
-    running: Federation, tmp_path: Path, nodes_leave: Callable[[int], None]
-) -> None:
-    evil = build_test_fab(tmp_path)
-    node = running.add_node("careful", installed_fab_digest())
-    nodes_leave(1)
-
-    [round_] = running.run(evil, nodes=1)
-
-    assert round_["missing"] == 0
-    assert round_["replies"] == [{"node": node.node_id, "code": ErrorCode.INVALID_FAB, "reason": "another-app"}]
-    assert not list(node.settings.home.rglob("sfumato_app"))
-    assert not list(node.settings.home.rglob("*.py"))
-    assert node.runner.exit_code() is None
-    # The coordinator's side does install the bundle, in its own home, so the search above would have found one.
-    assert list(running.settings.flwr_home.rglob("sfumato_app"))
-
-
-@pytest.mark.slow
 def test_an_app_that_fails_tells_the_coordinator_nothing_and_the_next_round_asks_again(
     running: Federation, tmp_path: Path, nodes_leave: Callable[[int], None]
 ) -> None:

@@ -98,28 +98,13 @@ def test_a_coordinator_that_is_away_is_a_line_in_the_log_and_no_more(home: Home,
 # --- Renewals ----------------------------------------------------------------------------------------------------------
 
 
-class FakeChild:
-    """Stands in for a process; ends when the test says so."""
-
-    def __init__(self) -> None:
-        self.code: int | None = None
-        self.is_stopped = False
-
-    def exit_code(self) -> int | None:
-        return self.code
-
-    def stop(self) -> int:
-        self.is_stopped = True
-        return 0
-
-
 @dataclass
 class Renewing:
     """Renewals whose processes and time are the test's, and what was asked of the supervisor."""
 
     renewals: node._Renewals
     clock: simulators.Clock
-    started: list[FakeChild]
+    started: list[simulators.FakeChild]
     asked: list[str]
 
 
@@ -127,8 +112,8 @@ class Renewing:
 def renewing(home: Home, monkeypatch: pytest.MonkeyPatch) -> Renewing:
     made = Renewing(node._Renewals(home, Supervisor()), simulators.Clock(), [], [])
 
-    def start(_home: Home) -> FakeChild:
-        made.started.append(FakeChild())
+    def start(_home: Home) -> simulators.FakeChild:
+        made.started.append(simulators.FakeChild())
         return made.started[-1]
 
     monkeypatch.setattr(node, "time", made.clock)

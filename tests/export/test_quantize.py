@@ -20,7 +20,7 @@ from tests.export.conftest import Exported
 @pytest.fixture(scope="module")
 def folded(exported: Exported) -> bytes:
     statistics = calibrate(exported.exact, exported.signature, exported.codes[0], exported.photos)
-    return fold(exported.exact, exported.signature, statistics)
+    return fold(exported.exact, exported.signature, exported.codes[0], statistics)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_every_convolution_has_int8_weights_by_channel_and_uint8_activations(int
     makers = {output: node for node in model.graph.node for output in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
 
-    assert len(convolutions) == 15
+    assert len(convolutions) == 16
     for node in convolutions:
         activation, weight, bias = (makers[name] for name in node.input)
         assert {n.op_type for n in (activation, weight, bias)} == {"DequantizeLinear"}

@@ -17,7 +17,7 @@ from tests.export.conftest import Exported
 @pytest.fixture(scope="module")
 def folded(exported: Exported) -> bytes:
     statistics = calibrate(exported.exact, exported.signature, exported.codes[0], exported.photos)
-    return fold(exported.exact, exported.signature, statistics)
+    return fold(exported.exact, exported.signature, exported.codes[0], statistics)
 
 
 def test_an_engine_says_what_it_is_and_which_inputs_it_has(exported: Exported, folded: bytes) -> None:

@@ -12,26 +12,7 @@ import pytest
 from export import supervisor as module
 from export.processes import Child
 from export.supervisor import Supervisor, open_log, stop_signal
-from tests.simulators import Clock, until
-
-
-class FakeChild:
-    """Stands in for a process."""
-
-    def __init__(self) -> None:
-        self.code: int | None = None
-        self.is_stopped = False
-
-    def exit_code(self) -> int | None:
-        return self.code
-
-    def release(self) -> None:
-        self.is_stopped = True
-
-    def stop(self) -> int:
-        self.is_stopped = True
-        self.code = 0
-        return 0
+from tests.simulators import Clock, FakeChild, until
 
 
 class Nursery:

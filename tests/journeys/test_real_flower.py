@@ -1,7 +1,7 @@
-"""The whole way with real processes: a coordinator and two artists' machines as their people start them, and Flower between.
+"""The whole way with real processes: a coordinator and three artists' machines as their people start them, and Flower between.
 
-Between nodes and coordinator stands a recorder, which ends the nodes' TLS with the coordinator's own certificate: every
-byte a node sent is read. The base body is the packaged one and the frozen network the real one, so this is slow.
+In the public endpoint's filter sits a tap (``tests/filter_tap``): every byte a node sent is read there, after TLS. The base
+body is the packaged one and the frozen network the real one, so this is slow.
 """
 
 import json
@@ -22,32 +22,30 @@ import coordinator.config
 import edge_node.config
 from coordinator.flower import superlink_endpoint
 from coordinator.service import _superlink_settings
-from edge_node import library, releases, styles, train
+from edge_node import library, membership, releases, styles, train
 from edge_node.remote import Remote
 from export import settings, weights
 from export.errors import SfumatoError
 from export.files import digest_of
-from export.invite import Invite
 from export.ledger import Ledger
 from export.processes import Child
 from models import codecs
 from tests import pictures, simulators
-from tests.recorder import Recording, recording
 
 pytestmark = pytest.mark.slow
 
-NAMES: Final = ("ada", "berthe")
+NAMES: Final = ("ada", "berthe", "clara")
 DEADLINE_S: Final = 1200.0
 CANARY: Final = b"a canary that must be heard: 7b1d4f0c9e2a86535d20c4b7f1e98a6355c0"
 
 
 @dataclass
 class Federation:
-    """The processes, the homes and the recording of one round."""
+    """The processes, the homes and what reached the coordinator's public filter in one round."""
 
     folder: Path
     hub: coordinator.config.Home
-    recorded: Recording
+    tap: Path
     homes: dict[str, edge_node.config.Home] = field(default_factory=dict)
     children: list[Child] = field(default_factory=list)
     rounds: Any = None
@@ -61,13 +59,20 @@ class Federation:
             assert time.monotonic() < deadline, f"gave up waiting for {what}: {self.logs()}"
             time.sleep(0.2)
 
+    def received(self) -> bytes:
+        """Every request that reached the public filter so far, whole."""
+        return self.tap.read_bytes()
+
     def logs(self) -> str:
         """The ends of all logs."""
         return "\n".join(f"--- {path}\n{path.read_text()[-1500:]}" for path in sorted(self.folder.rglob("*.log")))
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+TAP: Final = Path(__file__).parent.parent / "filter_tap"
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **more}
 
 
 def command(program: str, *arguments: str) -> Any:
@@ -84,14 +89,14 @@ def command(program: str, *arguments: str) -> Any:
     return answer["data"]
 
 
-def start(federation: Federation, stack: ExitStack, program: str, home: Path) -> Child:
+def start(federation: Federation, stack: ExitStack, program: str, home: Path, **more: str) -> Child:
     log = os.open(federation.folder / f"{home.name}-up.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     stack.callback(os.close, log)
     child = stack.enter_context(
         Child.start(
             f"{program} up",
             [sys.executable, "-m", program, "up", "--home", str(home)],
-            environment=environment(),
+            environment=environment(**more),
             log=log,
             grace_s=60,
         )
@@ -108,14 +113,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         command("coordinator", "init", "guild", "--home", str(hub.root))
         config = replace(hub.config(), bind="127.0.0.1", minimum_nodes=len(NAMES), steps=2, fit_steps=1, clip=0.05)
         settings.save(hub.config_file, config)
-        found = Federation(folder, hub, Recording())
-        start(found, stack, "coordinator", hub.root)
+        found = Federation(folder, hub, folder / "tap")
+        start(found, stack, "coordinator", hub.root, PYTHONPATH=str(TAP), FILTER_TAP=str(found.tap))
         found.until(lambda: superlink_endpoint(_superlink_settings(hub)) is not None, "the coordinator")
-        endpoint = superlink_endpoint(_superlink_settings(hub))
-        assert endpoint is not None
-        found.recorded = stack.enter_context(
-            recording(endpoint.public_port, hub.server_certificate, hub.server_key, hub.ca_certificate)
-        )
         for number, name in enumerate(NAMES):
             _join(found, stack, name, number)
         found.rounds = command("coordinator", "round", "--rounds", "1", "--home", str(hub.root))["rounds"]
@@ -134,8 +134,7 @@ def _join(found: Federation, stack: ExitStack, name: str, number: int) -> None:
     simulators.write_works(found.folder / f"works-{name}", seed=number)
     command("edge_node", "works", "add", str(found.folder / f"works-{name}"), *place)
     invite = command("coordinator", "invite", name, "--home", str(found.hub.root))["invite"]
-    by_way_of_the_recorder = replace(Invite.parse(invite), port=found.recorded.port)
-    command("edge_node", "join", str(by_way_of_the_recorder), *place)
+    command("edge_node", "join", invite, *place)
     start(found, stack, "edge_node", home.root)
 
 
@@ -169,7 +168,7 @@ def test_a_picture_is_painted_with_the_style_the_round_left(federation: Federati
 
 
 def test_the_updates_in_the_nodes_ledgers_are_what_went_over_the_wire(federation: Federation) -> None:
-    sent = federation.recorded.everything()
+    sent = federation.received()
     found = {digest_of(row) for row in _rows_of_floats(sent)}
 
     for home in federation.homes.values():
@@ -178,7 +177,7 @@ def test_the_updates_in_the_nodes_ledgers_are_what_went_over_the_wire(federation
 
 
 def test_no_byte_a_node_sent_is_of_a_work_or_of_a_style_code(federation: Federation) -> None:
-    sent = federation.recorded.everything()
+    sent = federation.received()
 
     for home in federation.homes.values():
         for secret in _secrets(home):
@@ -186,23 +185,24 @@ def test_no_byte_a_node_sent_is_of_a_work_or_of_a_style_code(federation: Federat
 
 
 def test_a_work_or_a_code_in_the_stream_would_have_been_found(federation: Federation) -> None:
-    sent = federation.recorded.everything()
+    sent = federation.received()
 
     for home in federation.homes.values():
         for secret in _secrets(home):
             assert simulators.shares_a_window(sent + secret[101:165] + sent[:99], secret)
 
 
-def test_a_canary_sent_by_the_same_pipe_is_recorded(federation: Federation) -> None:
+def test_a_canary_sent_by_the_same_pipe_is_found(federation: Federation) -> None:
     home = federation.homes["ada"]
-    pipe = Remote("127.0.0.1", federation.recorded.port, home.ca_certificate.read_text())
+    member = membership.load(home)
+    pipe = Remote(member.host, member.port, home.ca_certificate.read_text())
 
     with pytest.raises(SfumatoError, match=r"not a request to join|invite"):
         pipe.join(CANARY, "no key")
     with pytest.raises(SfumatoError):
         pipe._request("POST", "/join", CANARY)
 
-    assert simulators.shares_a_window(federation.recorded.everything(), CANARY)
+    assert simulators.shares_a_window(federation.received(), CANARY)
 
 
 def _secrets(home: edge_node.config.Home) -> list[bytes]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -167,6 +168,19 @@ def test_a_fresh_and_a_trained_network_are_within_what_is_allowed(modality: Moda
 
     # What constraining once more changes is rounding: float32 keeps seven digits of weights below one.
     assert distance(constrained(modality, net), net.state_dict()) < 1e-6
+
+
+def test_suiting_a_code_to_its_works_touches_nothing_but_that_code(modality: Modality[Any, Any], lessons: Lessons[Any]) -> None:
+    net = shaken(modality.build(0, codes=2))
+    shared, codes = copy.deepcopy(shared_arrays(modality, net)), modality.codes(net)
+
+    modality.suit_inplace(net, 1, [])
+    assert np.array_equal(modality.codes(net), codes)
+    modality.suit_inplace(net, 1, [lessons.batch(step) for step in range(4)])
+
+    assert all(np.array_equal(array, shared[name]) for name, array in shared_arrays(modality, net).items())
+    assert np.array_equal(modality.codes(net)[0], codes[0])
+    assert np.isfinite(modality.codes(net)).all()
 
 
 def test_what_is_allowed_is_linear_so_that_averaged_bodies_are_allowed_too(modality: Modality[Any, Any]) -> None:
@@ -332,7 +346,7 @@ def plain_signature() -> dict[str, Any]:
         "multiple": 4,
         "margin": 16,
         "content": picture,
-        "code": {"name": "code", "dtype": "float32", "shape": [1, 800]},
+        "code": {"name": "code", "dtype": "float32", "shape": [1, 812]},
         "output": {**picture, "name": "picture"},
     }
 

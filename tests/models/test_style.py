@@ -12,7 +12,7 @@ from models import registry
 from models.modalities import style
 from models.modalities.style import Palette
 from models.perceptual import Moments, moments
-from tests.tiny import Glass
+from tests.tiny import STYLE, Glass, glasses, shaken
 
 
 def gradient() -> torch.Tensor:
@@ -89,6 +89,80 @@ def test_a_new_body_meets_the_constraint_already(tier: str) -> None:
         assert torch.allclose(conv.weight, before, atol=1e-6)
 
 
+# --- The underpainting --------------------------------------------------------------------------------------------------
+
+
+def mix(matrix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    return torch.cat([matrix.flatten(), offset])[None]
+
+
+def test_a_flat_colour_is_mixed_as_the_code_says_up_to_the_rim() -> None:
+    torch.manual_seed(4)
+    matrix, offset, colour = torch.randn(3, 3), torch.randn(3), torch.rand(3)
+
+    painted = style._underpainting(colour[None, :, None, None].expand(1, 3, 20, 28), mix(matrix, offset))
+
+    wanted = 4 * matrix @ (colour - 0.5) + offset
+    assert painted.shape == (1, 3, 20, 28)
+    assert torch.allclose(painted, wanted[None, :, None, None].expand_as(painted), atol=1e-5)
+
+
+def test_a_slope_stays_where_it_was_and_gets_no_grid() -> None:
+    photo = (slope(0.004, -0.003, 96) - 1).expand(1, 3, -1, -1)
+
+    painted = style._underpainting(photo, mix(torch.eye(3), torch.zeros(3)))[..., 8:-8, 8:-8]
+
+    assert torch.allclose(painted, 4 * (photo - 0.5)[..., 8:-8, 8:-8], atol=1e-5)
+
+
+def test_what_is_smaller_than_a_stroke_is_left_to_the_convolutions() -> None:
+    photo = (torch.arange(64) % 4 < 2).float().expand(1, 3, 64, -1)
+
+    painted = style._underpainting(photo, mix(torch.eye(3), torch.zeros(3)))[..., 8:-8, 8:-8]
+
+    assert painted.abs().max() < 1e-5
+
+
+def test_every_picture_of_a_batch_is_mixed_by_its_own_code() -> None:
+    torch.manual_seed(5)
+    photos, mixes = torch.rand(2, 3, 16, 24), torch.randn(2, 12)
+
+    together = style._underpainting(photos, mixes)
+
+    for row in range(2):
+        assert torch.allclose(together[row], style._underpainting(photos[row : row + 1], mixes[row : row + 1])[0], atol=1e-5)
+
+
+def test_a_borrowed_code_is_suited_to_the_palette_of_its_works_at_once() -> None:
+    """On photos it was not suited on, too; and suiting it twice does no harm."""
+    rng = np.random.default_rng(8)
+    blocks = [np.kron(rng.integers(0, 256, (5, 5, 3)), np.ones((48, 48, 1))).astype(np.uint8) for _ in range(6)]
+    work = (blocks[0] * [0.2, 0.5, 0.9] + [20, 60, 20]).astype(np.uint8)
+    net = shaken(STYLE.build(0, codes=2))
+    assert isinstance(net, style.StyleNet)
+    batches = [STYLE.lessons([[], [work]], blocks, glasses(STYLE), 1, emphasis=1).batch(step) for step in range(30)]
+    held_back = [batch for batch in batches[20:] if batch.code.item() == 1]
+
+    def distance() -> float:
+        with torch.no_grad():
+            return float(np.mean([distance_of(net, batch) for batch in held_back]))
+
+    borrowed = distance()
+    STYLE.suit_inplace(net, 1, batches[:20])
+    suited = distance()
+    STYLE.suit_inplace(net, 1, batches[:20])
+
+    assert held_back
+    assert suited < borrowed / 4
+    assert distance() < 1.2 * suited
+
+
+def distance_of(net: style.StyleNet, batch: style.StyleBatch) -> float:
+    """How far the broad masses of a batch's picture are from the palette they should have."""
+    picture = net(batch.photo, net.codes[batch.code])[0]
+    return style._colour_distance(style._without_margin(picture), style._without_margin(batch.recoloured)).item()
+
+
 # --- The palette --------------------------------------------------------------------------------------------------------
 
 
@@ -133,16 +207,33 @@ def test_a_grey_photo_is_not_blown_up_into_colours_it_does_not_have() -> None:
     assert moved.std() < 0.1
 
 
-def test_broad_masses_of_another_hue_cost_more_than_another_lightness_and_strokes_cost_nothing() -> None:
+def test_a_photos_lightness_moves_into_a_palette_whole_and_its_hues_by_half() -> None:
+    work = Palette.of([colours(2, (0.5, 0.5, 0.4), 0.05)])
+    values = np.linspace(60, 190, 200, dtype=np.uint8)
+    grey = np.broadcast_to(values[None, :, None], (200, 200, 3))
+    warm = np.stack([grey[..., 0] + 20, grey[..., 1], grey[..., 2] - 20], axis=-1)
+    palette = Palette.of([colours(1, (0.5, 0.5, 0.5), 0.1)])
+
+    def moved(photo: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
+        pixels = torch.tensor(photo.copy()).permute(2, 0, 1).float() / 255
+        return style._Photo(pixels, palette).recoloured(work)
+
+    step = palette.moved_to(work) @ (torch.tensor([20.0, 0.0, -20.0]) / 255)
+    assert torch.allclose(moved(warm) - moved(grey), (step / 2)[:, None, None].expand(3, 200, 200), atol=1e-4)
+    slope = palette.moved_to(work) @ torch.ones(3)
+    rise = moved(grey)[:, 0, -1] - moved(grey)[:, 0, 0]
+    assert torch.allclose(rise, slope * float(values[-1] - values[0]) / 255, atol=1e-4)
+
+
+def test_broad_masses_of_another_colour_cost_and_strokes_cost_nothing() -> None:
     flat = torch.full((1, 3, 64, 64), 0.5)
-    hue, lightness, strokes = flat.clone(), flat + 0.1, flat.clone()
-    hue[:, 0] += 0.1
-    hue[:, 2] -= 0.1
+    mass, strokes = flat.clone(), flat.clone()
+    mass[:, 0] += 0.1
     strokes[..., ::2] += 0.1
     strokes[..., 1::2] -= 0.1
 
     assert style._colour_distance(flat, flat).item() == 0
-    assert style._colour_distance(hue, flat).item() > 2 * style._colour_distance(lightness, flat).item() > 0
+    assert abs(style._colour_distance(mass, flat).item() - 0.01 / 3) < 1e-6
     assert style._colour_distance(strokes, flat).item() < 1e-9
 
 
