@@ -150,9 +150,9 @@ def _enrol(home: Home, store: Store, joining: Joining, register_node: RegisterNo
 
 def _newest(home: Home, store: Store) -> dict[str, object]:
     """The served release and whether a run of rounds is under way, in which nodes had better not be busy elsewhere."""
-    release = current_release(home)
-    rounds = store.rounds()
+    rounds = store.rounds()  # before the release: whoever reads that no round is under way reads what the last one made
     running = bool(rounds) and rounds[-1].state in ("gathering", "training", "judging")
+    release = current_release(home)
     return {"version": release.manifest.version, "files": sorted(release.manifest.files), "round_running": running}
 
 

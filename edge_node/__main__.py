@@ -332,11 +332,11 @@ def renew(*, home: HomeOption = None) -> None:
     with console.errors(as_json=False):
         console.log_to_stderr(debug=DEBUG)
         place = _ready(home)
-        body = releases.current(place).manifest.body
         train = _learning()
+        source = releases.current(place)  # once: what is noted below is what was tried, though a newer one may come meanwhile
         for name in dict.fromkeys([place.config().style, *styles.names(place)]):
             try:
-                renewed = train.renew(place, name)
+                renewed = train.renew(place, name, source)
             except ResourceError:  # the next style would find the disk as full
                 raise
             except (SfumatoError, ArithmeticError, FoldError) as error:  # must not keep the others, nor be tried for ever
@@ -344,7 +344,7 @@ def renew(*, home: HomeOption = None) -> None:
                 logging.getLogger(__name__).warning("style %s: kept as it was. %s", name, why)
                 continue
             logging.getLogger(__name__).info("style %s: %s", name, "renewed" if renewed else "kept as it was")
-        node.note_renewed(place, body)
+        node.note_renewed(place, source.manifest.body)
 
 
 def _ready(home: Path | None) -> Home:

@@ -153,10 +153,10 @@ def _look_for_release(home: Home) -> bool:
         Whether styles should be renewed now: one belongs to an older body, and no round wants the cores.
     """
     try:
-        installed = updater.update(home)
-        if installed is not None:
-            _log.info("installed release %d", installed.manifest.version)
-        return needs_renewal(home) and not updater.is_round_running(home)
+        news = updater.update(home)
+        if news.installed is not None:
+            _log.info("installed release %d", news.installed.manifest.version)
+        return needs_renewal(home) and not news.is_round_running
     except SfumatoError as error:
         _log.warning("%s. %s", error, error.advice)
     except (OSError, ValueError) as error:  # a file of ours was damaged; the node goes on training and painting

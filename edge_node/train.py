@@ -135,8 +135,8 @@ def learn(home: Home, name: str, folder: Path, progress: Progress) -> Style:
     return learned
 
 
-def renew(home: Home, name: str) -> Style | None:
-    """Fit a style to the current body, from the code it has, and switch to it if it is no worse.
+def renew(home: Home, name: str, source: VerifiedRelease) -> Style | None:
+    """Fit a style to the body of a release, from the code it has, and switch to it if it is no worse.
 
     Returns:
         The renewed style, or None where the old body and code go on serving, or there is neither style nor code.
@@ -146,7 +146,6 @@ def renew(home: Home, name: str) -> Style | None:
     """
     config = home.config()
     torch.set_num_threads(config.threads)
-    source = releases.current(home)
     old = styles.find(home, name) if name in styles.names(home) else None
     if old is not None and old.body == source.manifest.body:
         return None

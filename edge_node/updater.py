@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,13 +21,26 @@ _INCOMING: Final = ".incoming-"
 _PATH: Final = re.compile(r"(?:[a-z0-9_-]{1,40}/){0,2}[a-z0-9_-]{1,60}(?:\.[a-z0-9]{1,12}){1,2}")
 
 
-def update(home: Home) -> VerifiedRelease | None:
+@dataclass(frozen=True, slots=True)
+class News:
+    """What one answer of the coordinator came to.
+
+    Both from the same answer: asked one after the other, a round's end between the two would look like "nothing new, and
+    no round under way", and styles would be renewed for the body that was just replaced.
+
+    Attributes:
+        installed: the release that was installed now, or None.
+        is_round_running: whether rounds were under way, in which this machine's cores are wanted for training.
+    """
+
+    installed: VerifiedRelease | None
+    is_round_running: bool
+
+
+def update(home: Home) -> News:
     """Install the coordinator's newest release if it is newer than any seen, or was seen and never quite installed.
 
     What was installed and then gone back from stays gone back from.
-
-    Returns:
-        The newly installed release, or None.
 
     Raises:
         NotJoinedError, NoCoordinatorError, WrongCoordinatorError: no way to ask.
@@ -34,9 +48,9 @@ def update(home: Home) -> VerifiedRelease | None:
         ResourceError: the disk is full; nothing was changed.
     """
     coordinator = membership.coordinator(home)
-    version, files, _ = coordinator.newest()
+    version, files, is_round_running = coordinator.newest()
     if _is_settled(home, version):
-        return None
+        return News(None, is_round_running)
     if len(files) > _FILES_MAX or not all(_PATH.fullmatch(file) for file in files):
         raise IntegrityError("the coordinator offers a release with impossible file names", advice="Do not use it.")
     home.releases.mkdir(parents=True, exist_ok=True)
@@ -44,18 +58,13 @@ def update(home: Home) -> VerifiedRelease | None:
         folder = Path(name)
         for file in (*files, MANIFEST, SIGNATURES):
             _put(folder / file, coordinator.file(version, file, _FILE_MAX_BYTES))
-        return releases.install(home, folder)
+        return News(releases.install(home, folder), is_round_running)
 
 
 def sweep(home: Home) -> None:
     """Remove what an earlier process was fetching when it was killed."""
     for folder in home.releases.glob(f"{_INCOMING}*"):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def is_round_running(home: Home) -> bool:
-    """Whether the coordinator is holding rounds, in which this machine's cores are wanted for training."""
-    return membership.coordinator(home).newest()[2]
 
 
 def _is_settled(home: Home, version: int) -> bool:

@@ -333,20 +333,30 @@ def await_styles(
             return done
         for name, home in artists.items():
             said = (home.root / "up.log").read_text(errors="replace")
-            if nodes[name].exit_code() is not None or re.search(r"renewal ended with code [1-9]", said):
+            if nodes[name].exit_code() is not None or re.search(r"renewal ended with code -?[1-9]", said):
                 sys.exit(f"the node of {name} failed:\n{said[-2000:]}")
-        if time.monotonic() > deadline:
-            sys.exit(f"only {', '.join(done) or 'nobody'} had a style in time")
+            if time.monotonic() > deadline and name not in done:
+                sys.exit(f"the node of {name} had no style of release {served} in time:\n{said[-2000:]}{renewal_log(home)}")
         stage.say(f"{len(done)} of {len(artists)} nodes have verified the release, fitted, folded and quantised their style")
         time.sleep(0.5)
 
 
 def is_renewed(home: node_config.Home, name: str, served: int) -> bool:
-    """Whether a node has been through renewal for the release that is served."""
-    if name not in styles.names(home) or served not in releases.versions(home):
+    """Whether a node has a style, made of the release that is served or, where that was no better, of the one before."""
+    if served not in releases.versions(home):
         return False
     now = releases.current(home).manifest
-    return now.version == served and node.renewed_for(home) == now.body
+    if now.version != served or node.renewed_for(home) != now.body:
+        return False
+    if name not in styles.names(home):
+        sys.exit(f"the node of {name} could not make its style:\n{renewal_log(home)}")
+    return True
+
+
+def renewal_log(home: node_config.Home) -> str:
+    """The end of what the renewal of a node's styles said."""
+    log = home.logs / "renewal.log"
+    return log.read_text(errors="replace")[-2000:] if log.exists() else ""
 
 
 Pictures = dict[tuple[str, str, str], Work]

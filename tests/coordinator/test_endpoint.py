@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import publish, service
+from coordinator import endpoint, publish, service
 from coordinator.endpoint import create_endpoint
 from coordinator.errors import JoinRefusedError
 from coordinator.flower import FlowerUnavailable
@@ -265,6 +265,24 @@ def test_a_round_under_way_is_told(hub: CoordinatorHome, client: Asgi, state: st
     store.set_round(store.open_round(0.0), state, "", 0.0)  # type: ignore[arg-type]
 
     assert ask(client, "GET", f"{PREFIX}/release").json()["round_running"] is is_running
+
+
+def test_a_round_that_ends_while_it_is_asked_about_never_hides_its_release(
+    hub: CoordinatorHome, client: Asgi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # "No round, and the release before it" would have nodes work on a body that was just replaced.
+    store = Store(hub.database)
+    number = store.open_round(0.0)
+    store.set_round(number, "judging", "", 0.0)
+
+    def ends_after_the_look(home: CoordinatorHome) -> VerifiedRelease:
+        before = publish.current_release(home)
+        store.set_round(number, "published", "", 0.0)
+        return before
+
+    monkeypatch.setattr(endpoint, "current_release", ends_after_the_look)
+
+    assert ask(client, "GET", f"{PREFIX}/release").json()["round_running"] is True
 
 
 def test_every_file_of_a_release_is_served_as_it_was_signed(hub: CoordinatorHome, client: Asgi) -> None:

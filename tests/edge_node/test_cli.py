@@ -293,7 +293,7 @@ def test_one_style_that_cannot_be_renewed_does_not_keep_the_others(
 ) -> None:
     tried: list[str] = []
 
-    def renew(_home: Home, name: str) -> None:
+    def renew(_home: Home, name: str, _source: VerifiedRelease) -> None:
         tried.append(name)
         if name == "ada":
             raise error
@@ -308,8 +308,31 @@ def test_one_style_that_cannot_be_renewed_does_not_keep_the_others(
     assert "/secret" not in caplog.text
 
 
+def test_a_release_that_comes_during_a_renewal_is_not_noted_as_tried(
+    home: Home, world: VerifiedRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulators.trusting(home)
+    simulators.release_again(world, tmp_path / "one", body="1" * 64)
+    first = releases.install(home, tmp_path / "one")
+    fitted_to: list[str] = []
+
+    def renew(_home: Home, name: str, source: VerifiedRelease) -> None:
+        fitted_to.append(source.manifest.body)
+        if name == home.config().style:
+            simulators.release_again(world, tmp_path / "two", body="2" * 64, version=2)
+            releases.install(home, tmp_path / "two")
+
+    monkeypatch.setattr(train, "renew", renew)
+    monkeypatch.setattr(styles, "names", lambda _home: ["sea"])
+
+    assert run(home, "renew").exit_code == 0
+    assert releases.current(home).manifest.version == 2
+    assert fitted_to == [first.manifest.body] * 2
+    assert node.renewed_for(home) == first.manifest.body
+
+
 def test_a_full_disk_ends_a_renewal_that_is_then_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_home: Home, _name: str) -> None:
+    def full(_home: Home, _name: str, _source: VerifiedRelease) -> None:
         raise ResourceError("sea could not be written", advice="Free some disk space.")
 
     monkeypatch.setattr(train, "renew", full)

@@ -182,8 +182,7 @@ def test_a_renewal_under_way_ends_with_the_program(renewing: Renewing) -> None:
 
 @pytest.mark.parametrize("is_running", [True, False])
 def test_styles_are_not_renewed_while_a_round_runs(home: Home, monkeypatch: pytest.MonkeyPatch, *, is_running: bool) -> None:
-    monkeypatch.setattr(updater, "update", lambda _home: None)
-    monkeypatch.setattr(updater, "is_round_running", lambda _home: is_running)
+    monkeypatch.setattr(updater, "update", lambda _home: updater.News(None, is_round_running=is_running))
     monkeypatch.setattr(node, "needs_renewal", lambda _home: True)
 
     assert node._look_for_release(home) is not is_running
@@ -241,10 +240,11 @@ def test_a_coordinator_that_never_answers_keeps_nobody_from_ending(home: Home, m
     make_member(home)
     asked, over = threading.Event(), threading.Event()
 
-    def hang(_home: Home) -> None:
+    def hang(_home: Home) -> updater.News:
         asked.set()
         os.kill(os.getpid(), signal.SIGTERM)
         over.wait(60)
+        return updater.News(None, is_round_running=False)
 
     monkeypatch.setattr(updater, "update", hang)
     monkeypatch.setattr(node, "needs_renewal", lambda _home: False)

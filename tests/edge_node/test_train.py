@@ -110,7 +110,7 @@ def test_learning_needs_works(home: Home, tmp_path: Path) -> None:
 def test_a_style_on_the_current_body_is_left_alone(home: Home, works: Path) -> None:
     train.learn(home, "sea", works, nothing)
 
-    assert train.renew(home, "sea") is None
+    assert train.renew(home, "sea", releases.current(home)) is None
 
 
 def test_a_style_is_fitted_to_a_new_body_if_it_is_no_worse(
@@ -120,7 +120,7 @@ def test_a_style_is_fitted_to_a_new_body_if_it_is_no_worse(
     moved = install_moved_body(home, world, tmp_path / "two")
     monkeypatch.setattr(train, "_score_of", lambda *_: Score(style=1e9, content=0.0))
 
-    renewed = train.renew(home, "sea")
+    renewed = train.renew(home, "sea", releases.current(home))
 
     assert renewed is not None
     assert renewed.body == moved.manifest.body != old.body
@@ -139,7 +139,7 @@ def test_the_old_style_is_judged_on_the_same_exam_by_the_body_it_belongs_to(
     judged = train._score_of(home, old, library.load_folder(works).works)
 
     assert judged.style == pytest.approx(old.score.style, rel=1e-3)
-    assert train.renew(home, "sea") is None
+    assert train.renew(home, "sea", releases.current(home)) is None
     assert styles.find(home, "sea") == old
 
 
@@ -151,7 +151,7 @@ def test_a_style_that_got_worse_stays_on_its_body_and_goes_on_painting(
     install_moved_body(home, world, tmp_path / "two")
     monkeypatch.setattr(train, "_score_of", lambda *_: Score(style=before, content=1.0))
 
-    assert train.renew(home, "sea") is None
+    assert train.renew(home, "sea", releases.current(home)) is None
     assert styles.find(home, "sea") == old
     assert releases.with_body(home, old.body).digest == world.digest
 
@@ -165,7 +165,7 @@ def test_a_style_whose_works_are_gone_is_told_and_stays(
         work.unlink()
 
     with pytest.raises(NoWorksError):
-        train.renew(home, "sea")
+        train.renew(home, "sea", releases.current(home))
 
     assert styles.find(home, "sea") == old
 
@@ -173,14 +173,14 @@ def test_a_style_whose_works_are_gone_is_told_and_stays(
 def test_the_rounds_style_is_made_from_the_code_the_rounds_left(home: Home, world: VerifiedRelease) -> None:
     RoundTraining(home).run(assigned(world))
 
-    renewed = train.renew(home, "ada")
+    renewed = train.renew(home, "ada", releases.current(home))
 
     assert renewed is not None
     assert (renewed.name, renewed.works, renewed.folder_of_works) == ("ada", 2, "")
 
 
 def test_no_style_is_made_where_there_is_neither_one_nor_a_round(home: Home) -> None:
-    assert train.renew(home, "ada") is None
+    assert train.renew(home, "ada", releases.current(home)) is None
     assert styles.names(home) == []
 
 

@@ -81,7 +81,7 @@ def leftovers(home: Home) -> list[str]:
 
 
 def test_a_new_release_is_fetched_verified_and_installed(member: Home, hub: CoordinatorHome) -> None:
-    installed = updater.update(member)
+    installed = updater.update(member).installed
 
     assert installed is not None
     assert installed.digest == publish.current_release(hub).digest
@@ -92,7 +92,7 @@ def test_a_new_release_is_fetched_verified_and_installed(member: Home, hub: Coor
 def test_a_release_that_was_seen_is_not_fetched_again(member: Home) -> None:
     updater.update(member)
 
-    assert updater.update(member) is None
+    assert updater.update(member).installed is None
 
 
 def test_after_going_back_the_newer_one_is_not_forced_upon_the_machine(
@@ -104,15 +104,15 @@ def test_after_going_back_the_newer_one_is_not_forced_upon_the_machine(
     updater.update(deceived)
     releases.rollback(deceived)
 
-    assert updater.update(deceived) is None
+    assert updater.update(deceived).installed is None
     assert releases.current(deceived).manifest.version == 2
 
 
 def test_a_version_one_was_told_of_when_joining_is_fetched(member: Home, hub: CoordinatorHome) -> None:
     Trust.load(hub.trust_file).having_seen(1).save(member.trust_file)
 
-    assert updater.update(member) is not None
-    assert updater.update(member) is None
+    assert updater.update(member).installed is not None
+    assert updater.update(member).installed is None
 
 
 @pytest.mark.parametrize("seen", [0, 3])
@@ -134,7 +134,8 @@ def test_an_older_release_than_one_seen_is_not_even_fetched(deceived: Home, fake
     simulators.trusting(deceived, highest_version=3)
     offer(fake, publish_small(tmp_path / "two", version=2))
 
-    assert updater.update(deceived) is None
+    assert updater.update(deceived).installed is None
+    # Once: with the end of a round between two answers, styles were renewed for the body that was just replaced.
     assert [path for _, path, _ in fake.received] == ["/sfumato/v1/release"]
 
 
@@ -149,18 +150,18 @@ def test_what_a_killed_process_was_fetching_is_swept_away_and_nothing_else(home:
 
 
 def test_a_round_under_way_is_noticed(member: Home, hub: CoordinatorHome) -> None:
-    assert updater.is_round_running(member) is False
+    assert updater.update(member).is_round_running is False
     number = Store(hub.database).open_round(0.0)
-    assert updater.is_round_running(member) is True
+    assert updater.update(member).is_round_running is True
     Store(hub.database).set_round(number, "failed", "", 0.0)
-    assert updater.is_round_running(member) is False
+    assert updater.update(member).is_round_running is False
 
 
 def test_an_honest_offer_of_the_fake_is_installed(deceived: Home, fake: FakeCoordinator, tmp_path: Path) -> None:
     # The positive control of the refusals below.
     offer(fake, publish_small(tmp_path / "three"))
 
-    installed = updater.update(deceived)
+    installed = updater.update(deceived).installed
 
     assert installed is not None
     assert installed.manifest.version == 3

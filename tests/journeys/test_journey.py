@@ -45,8 +45,8 @@ class Journey:
             )
             simulators.hold_rounds(patch, self.hub, self.grid, count=2)
             for name, home in self.homes.items():
-                self.installed[name] = updater.update(home)
-        self.renewed = {name: train.renew(home, name.lower()) for name, home in self.homes.items()}
+                self.installed[name] = updater.update(home).installed
+        self.renewed = {name: train.renew(home, name.lower(), releases.current(home)) for name, home in self.homes.items()}
 
     def _join(self, folder: Path, name: str, number: int) -> None:
         home = self.homes[name] = simulators.make_node(folder / name, name)
