@@ -411,7 +411,7 @@ def _style_text(found: Mapping[str, Style | None]) -> None:
 def _style_row(style: Style) -> list[str]:
     works = str(style.works) if style.works == style.works_found else f"{style.works} of {style.works_found}"
     distance, parity = f"{style.score.style:.4f}", f"{style.parity.psnr_db:.1f} dB"
-    return [style.name, style.artist, works, distance, parity, style.best_precision, style.made]
+    return [style.name, style.artist, works, distance, parity, style.best_precision, style.made[:10]]
 
 
 def _in_use(home: Home) -> VerifiedRelease | None:

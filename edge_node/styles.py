@@ -273,7 +273,7 @@ def all_styles(home: Home) -> dict[str, Style | None]:
 
 def public_codes(source: VerifiedRelease) -> dict[str, Code]:
     """The styles a release brings along; the identity is none."""
-    return {name: code for name, code in release.codes_of(source).items() if name != release.IDENTITY}
+    return {name: code for name, code in sorted(release.codes_of(source).items()) if name != release.IDENTITY}
 
 
 def refuse_other_folder(home: Home, name: str, folder: Path) -> None:
