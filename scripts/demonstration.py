@@ -264,7 +264,7 @@ def set_up(
             minimum_nodes=ARTISTS,
             steps=STEPS,
             fit_steps=FIT_STEPS,
-            round_timeout_s=300,
+            round_timeout_s=900,  # a machine without bfloat16 in hardware takes a few times as long
             gather_timeout_s=120,
         )
         settings.save(coordinator.config_file, config)

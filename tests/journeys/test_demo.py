@@ -70,7 +70,7 @@ def test_the_watch_notices_a_contact_beyond_this_machine(tmp_path: Path) -> None
 def test_the_demo_makes_its_results_contacts_nobody_else_and_leaves_no_process(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "scripts" / "demonstration.py"), "--rounds", "1", "--out", str(out)]
-    done = subprocess.run(command, env=_watched(tmp_path), capture_output=True, text=True, check=False, timeout=900)
+    done = subprocess.run(command, env=_watched(tmp_path), capture_output=True, text=True, check=False, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]
 
     with Image.open(out / "contact-sheet.png") as sheet:
