@@ -149,7 +149,7 @@ def _enrol(home: Home, store: Store, joining: Joining, register_node: RegisterNo
 
 
 def _newest(home: Home, store: Store) -> dict[str, object]:
-    """The served release and whether a run of rounds is under way, in which nodes had better not be busy elsewhere."""
+    """The served release and whether a round is under way, in which nodes had better not be busy elsewhere."""
     rounds = store.rounds()  # before the release: whoever reads that no round is under way reads what the last one made
     running = bool(rounds) and rounds[-1].state in ("gathering", "training", "judging")
     release = current_release(home)

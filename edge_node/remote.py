@@ -37,7 +37,7 @@ class Remote:
     ca_pem: str
 
     def newest(self) -> tuple[int, tuple[str, ...], bool]:
-        """The served release's version, its files, and whether rounds are under way.
+        """The served release's version, its files, and whether a round is under way.
 
         Raises:
             NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``_request``.

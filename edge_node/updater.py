@@ -30,7 +30,7 @@ class News:
 
     Attributes:
         installed: the release that was installed now, or None.
-        is_round_running: whether rounds were under way, in which this machine's cores are wanted for training.
+        is_round_running: whether a round was under way, in which this machine's cores are wanted for training.
     """
 
     installed: VerifiedRelease | None
