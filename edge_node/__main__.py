@@ -83,7 +83,8 @@ def works_add(
 
         def text() -> None:
             console.said(f"{len(taken)} works added, {len(left)} left out.")
-            console.table(["left out", "reason", ""], [[f.path.name, f.reason, f.detail] for f in left] if left else [])
+            if left:
+                console.table(["left out", "reason", ""], [[f.path.name, f.reason, f.detail] for f in left])
 
         console.show(data, as_json=as_json, text=text)
 

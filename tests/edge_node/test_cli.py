@@ -109,6 +109,15 @@ def test_works_are_added_and_listed(home: Home, tmp_path: Path) -> None:
     assert "work-0.png" in "".join(run(home, "works", "list").stdout.split())
 
 
+def test_adding_works_says_in_words_what_was_left_out_and_nothing_more(home: Home, tmp_path: Path) -> None:
+    simulators.write_works(tmp_path / "works")
+    complete = run(home, "works", "add", str(tmp_path / "works")).stdout
+    (tmp_path / "works" / "small.png").write_bytes(pictures.encoded(pictures.shapes((20, 20)), "PNG"))
+
+    assert complete == "2 works added, 0 left out.\n"
+    assert "small.png" in run(home, "works", "add", str(tmp_path / "works")).stdout
+
+
 def test_a_style_is_learned_listed_and_painted_with(home: Home, tmp_path: Path) -> None:
     simulators.write_works(tmp_path / "works")
     photo = pictures.shapes((70, 90), seed=2)
