@@ -25,7 +25,7 @@ from export.fold import calibrate, fold
 from export.manifest import Verdict
 from export.parity import Parity, compare
 from export.processes import return_freed_memory
-from export.quantize import int8_onnx
+from export.quantize import int8_onnx, observe
 from export.runtime import open_engine
 from export.signing import VerifiedRelease
 from export.to_onnx import with_body
@@ -128,7 +128,7 @@ class Gate:
         grids = [grid_peak_db(paint(engine.run, signature, _smooth_photo(), codes[name])) for name in styled]
         photos = self._photos[:_CALIBRATION]
         folded = fold(exact, signature, codes[styled[0]], calibrate(exact, signature, codes[styled[0]], photos))
-        int8 = int8_onnx(folded, signature, photos)
+        int8 = int8_onnx(folded, signature, observe(folded, signature, photos), "onnxruntime")
         pictures = [
             [paint(open_engine(graph, "candidate's").run, signature, probe, None) for probe in self._probes[:_PROBES]]
             for graph in (folded, int8)

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edge_node import ingest, library, membership, node, paint, releases, styles
+from edge_node import ingest, library, membership, node, paint, releases, runtimes, styles
 from edge_node.config import Config, Home, checked_name, find_home
 from edge_node.styles import Style
 from export import console, settings
@@ -193,6 +193,7 @@ def paint_photo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write: .jpg, .png or .webp.")],
     strength: Annotated[float, typer.Option(help="0 is the photo, 1 the style.")] = 1.0,
     size: Annotated[int | None, typer.Option(min=64, help="Make the picture smaller first: longest side in pixels.")] = None,
+    runtime: Annotated[str, typer.Option(help="auto (the fastest here), onnxruntime or openvino.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -203,7 +204,8 @@ def paint_photo(
         weights = paint.parse_mix(style)
         picture = paint.read_photo(photo, size)
         paint.refuse_output(output, photo, picture)
-        painted = paint.paint(place, paint.Order(picture, weights, strength, paint.precision_choice(precision)))
+        choices = paint.precision_choice(precision), runtimes.runtime_choice(runtime)
+        painted = paint.paint(place, paint.Order(picture, weights, strength, *choices))
         paint.write_picture(output, painted.picture)
         height, width = painted.picture.shape[:2]
         data = {

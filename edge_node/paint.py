@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from edge_node import ingest, releases, styles
+from edge_node import ingest, releases, runtimes, styles
 from edge_node.config import Home
 from edge_node.errors import BadPictureError
+from edge_node.runtimes import RuntimeChoice
 from edge_node.styles import Style
 from export import release
 from export.errors import UsageError
 from export.files import write_atomic
-from export.runtime import Precision, open_engine
+from export.runtime import Engine, Precision, Runtime, installed, open_engine
 from export.signing import VerifiedRelease
 from models import codecs, samplers
 from models.contract import Signature, Work
@@ -39,12 +41,14 @@ class Order:
         weights: style name → weight of the mix, as given; one style alone has weight 1.
         strength: 0 (the photo) to 1 (the style).
         precision: of the graph, or "auto".
+        runtime: that is to run it, or "auto": the fastest of those installed here.
     """
 
     photo: Work
     weights: Mapping[str, float]
     strength: float = 1.0
     precision: PrecisionChoice = "auto"
+    runtime: RuntimeChoice = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Painted:
     """A picture, and what really made it."""
 
     picture: Work
-    runtime: str
+    runtime: Runtime
     precision: Precision
     graph: Literal["folded", "exact"]
 
@@ -77,11 +81,11 @@ def paint(home: Home, order: Order) -> Painted:
             advice="Run sfumato up until both are renewed, or learn the older one again.",
         )
     if len(order.weights) == len(own) == 1 and order.strength >= 1:
-        return _folded(next(iter(own.values())), signature, order, threads)
-    if order.precision == "int8":
+        return _folded(home, next(iter(own.values())), signature, order, threads)
+    if order.precision == "int8" or order.runtime == "openvino":
         raise UsageError(
-            "mixes, public styles and strengths below 1 are painted in fp32",
-            advice="Leave --precision away, or use --precision fp32.",
+            "mixes, public styles and strengths below 1 are painted by ONNX Runtime in fp32",
+            advice="Leave --precision and --runtime away.",
         )
     codes = {name: own[name].code() if name in own else public[name] for name in order.weights}
     code = samplers.mix(codes, order.weights)
@@ -107,9 +111,17 @@ def _source(home: Home, order: Order, own: Mapping[str, Style]) -> tuple[Verifie
     return source, public
 
 
-def _folded(style: Style, signature: Signature, order: Order, threads: int) -> Painted:
+def _folded(home: Home, style: Style, signature: Signature, order: Order, threads: int) -> Painted:
     precision = style.best_precision if order.precision == "auto" else order.precision
-    engine = open_engine(style.graph(precision), f"{style.name} {precision}", threads)
+
+    def opened(runtime: Runtime) -> Engine:
+        return open_engine(style.graph(precision, runtime), f"{style.name} {precision}", threads, runtime)
+
+    if order.runtime == "auto":
+        kind = f"{style.modality} {precision} {threads} threads"
+        engine = opened(runtimes.fastest(home, kind, signature, {r: partial(opened, r) for r in installed()}))
+    else:
+        engine = opened(order.runtime)
     return Painted(samplers.paint(engine.run, signature, order.photo, None), engine.runtime, precision, "folded")
 
 

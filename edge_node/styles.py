@@ -1,10 +1,10 @@
 """Styles on this machine: a private code per body it was fitted to, and the graphs compiled from it.
 
     styles/NAME/current                names the body in use
-    styles/NAME/BODY/NAME.style        the code: safetensors with metadata
-                     fp32.onnx         folded, and quantised from it
-                     int8.onnx
-                     style.json        digests of the three, parity, score
+    styles/NAME/BODY/NAME.style            the code: safetensors with metadata
+                     fp32.onnx             folded, and quantised from it, a form for each runtime
+                     int8-RUNTIME.onnx
+                     style.json            digests of all, parity, score
 
 A folder is written whole and then pointed to; the one before stays until then, and serves. numpy only.
 """
@@ -25,8 +25,8 @@ from export.errors import IntegrityError, NotConfiguredError, UsageError
 from export.files import Digest, digest_of, read_bounded, write_atomic, write_folder_atomic
 from export.fold import calibrate, fold
 from export.parity import Parity, compare
-from export.quantize import int8_onnx
-from export.runtime import Precision, open_engine
+from export.quantize import int8_onnx, observe
+from export.runtime import RUNTIMES, Precision, Runtime, open_engine
 from export.signing import VerifiedRelease
 from models import samplers
 from models.contract import Score, Signature
@@ -92,13 +92,13 @@ class Style:
         """
         return weights.unpack(self.read(f"{self.name}.style"))["code"]
 
-    def graph(self, precision: Precision) -> bytes:
-        """The compiled graph of a precision.
+    def graph(self, precision: Precision, runtime: Runtime = "onnxruntime") -> bytes:
+        """The compiled graph of a precision, in the form a runtime is fastest with.
 
         Raises:
             IntegrityError: the file was changed or is missing.
         """
-        return self.read(f"{precision}.onnx")
+        return self.read(_graph_file(precision, runtime))
 
     def read(self, name: str) -> bytes:
         """One of its files, checked now."""
@@ -114,6 +114,10 @@ class Style:
     def best_precision(self) -> Precision:
         """int8 if it is near enough to fp32, else fp32."""
         return "int8" if self.parity.is_near() else "fp32"
+
+
+def _graph_file(precision: Precision, runtime: Runtime) -> str:
+    return "fp32.onnx" if precision == "fp32" else f"int8-{runtime}.onnx"
 
 
 def names(home: Home) -> list[str]:
@@ -176,11 +180,12 @@ def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, li
     signature, photos = source.manifest.signature, release.calibration_photos(source)
     exact = source.read(release.EXACT)
     folded = fold(exact, signature, code, calibrate(exact, signature, code, photos))
-    int8 = int8_onnx(folded, signature, photos)
+    spans = observe(folded, signature, photos)
+    int8: dict[Runtime, bytes] = {runtime: int8_onnx(folded, signature, spans, runtime) for runtime in RUNTIMES}
     probes = list(release.pictures_of(source, release.PROBE).values())
     fp32_pictures, int8_pictures = (
         [paint(open_engine(graph, precision).run, signature, probe, None) for probe in probes]
-        for precision, graph in (("fp32", folded), ("int8", int8))
+        for precision, graph in (("fp32", folded), ("int8", int8["onnxruntime"]))
     )
     metadata = {
         "artist": lineage.artist,
@@ -191,7 +196,7 @@ def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, li
     files = {
         f"{name}.style": weights.pack({"code": code}, metadata),
         "fp32.onnx": folded,
-        "int8.onnx": int8,
+        **{_graph_file("int8", runtime): graph for runtime, graph in int8.items()},
     }
     style = Style(
         name=name,

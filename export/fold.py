@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.runtime import open_engine
 from models.contract import Signature, Work
-from models.samplers import Code, pad
+from models.samplers import Code
 
 _NORM = "InstanceNormalization"
 Vector = npt.NDArray[np.float32]
@@ -56,7 +56,7 @@ def calibrate(exact: bytes, signature: Signature, code: Code, photos: Sequence[W
     engine = open_engine(model.SerializeToString(), "calibration")
     seen: dict[str, list[NormStatistics]] = {node.output[0]: [] for node in norms}
     for photo in photos:
-        outputs = engine.run({signature.content.name: pad(photo, signature), signature.code.name: code[None]})
+        outputs = engine.run({signature.content.name: photo[None], signature.code.name: code[None]})
         for node in norms:
             seen[node.output[0]].append(_statistics(node.input[0], outputs))
     return {name: _mean(statistics) for name, statistics in seen.items()}
@@ -118,12 +118,20 @@ def fold(exact: bytes, signature: Signature, code: Code, statistics: Mapping[str
     renamed: dict[str, str] = {}
     for node in [n for n in graph.node if n.op_type == _NORM]:
         conv, repeat = _convolution_before(node, makers)
-        if any(readers[name] != 1 for name in (node.input[0], conv.output[0], conv.input[1])):
+        past = _way_past(node, graph, weights)
+        feeds = {node.input[0]: 1 + bool(past), conv.output[0]: 1 if repeat > 1 else 1 + bool(past), conv.input[1]: 1}
+        if any(readers[name] != times for name, times in feeds.items()):
             raise FoldError("a convolution or its weights feed more than one norm")
         scale, shift = (numpy_helper.to_array(weights[name]) for name in node.input[1:])
         gain, offset = _affine(node, statistics[node.output[0]], scale, shift)
+        result = node.output[0]
+        if past:
+            gain = gain + past.share
+            result = past.added.output[0]
+            graph.node.remove(past.multiplied)
+            graph.node.remove(past.added)
         _scale_inplace(graph, conv, weights, np.repeat(gain, repeat), np.repeat(offset, repeat))
-        renamed[node.output[0]] = node.input[0]
+        renamed[result] = node.input[0]
         graph.node.remove(node)
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -171,6 +179,26 @@ def _convolution_before(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto])
     if before is None or before.op_type != "Conv":
         raise FoldError("a norm does not follow a convolution")
     return before, repeat
+
+
+@dataclass(frozen=True, slots=True)
+class _WayPast:
+    """``norm(x) + x * share``: what some channels keep of what the norm was given."""
+
+    multiplied: onnx.NodeProto
+    added: onnx.NodeProto
+    share: Vector
+
+
+def _way_past(norm: onnx.NodeProto, graph: onnx.GraphProto, weights: Mapping[str, TensorProto]) -> _WayPast | None:
+    """The way past a norm, if there is one with a constant share for each channel."""
+    for multiplied in (n for n in graph.node if n.op_type == "Mul" and norm.input[0] in n.input):
+        share = next((weights[name] for name in multiplied.input if name in weights), None)
+        pair = {norm.output[0], multiplied.output[0]}
+        added = next((n for n in graph.node if n.op_type == "Add" and set(n.input) == pair), None)
+        if share is not None and added is not None:
+            return _WayPast(multiplied, added, numpy_helper.to_array(share).reshape(-1))
+    return None
 
 
 def _affine(node: onnx.NodeProto, seen: NormStatistics, scale: Vector, shift: Vector) -> tuple[Vector, Vector]:

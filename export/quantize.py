@@ -1,62 +1,352 @@
-"""Folded fp32 graph → int8 graph for ONNX Runtime: static, QDQ, per-channel weights, calibrated on real photos."""
+"""Folded fp32 graph → int8 graph: bytes from end to end, static, calibrated on real photos.
+
+What is written is laid out for the kernels. Every tensor lies as (H, W, C); four neighbouring pixels of the photo are read as
+one of twelve channels, so that the stem needs no shuffle; a PixelShuffle moves whole runs of bytes; the photo's bytes are the
+first convolution's input and the last one's output is the picture's bytes, where saturation does the clipping.
+
+Two forms from one calibration, since one cannot serve both runtimes: ONNX Runtime fuses a convolution only with a quantised
+bias, OpenVINO and TensorRT only with one in float.
+"""
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
+from export import frame
+from export.runtime import open_engine
 from models.contract import Signature, Work
-from models.samplers import pad
+
+Target = Literal["onnxruntime", "openvino"]
+Array = npt.NDArray[Any]
+_BYTE: Final = 1 / 255  # a photo's and a picture's step
+_GROUPED: Final = 4  # neighbouring pixels read as one
+_CHANNELS_FIRST: Final = (0, 3, 1, 2)
+_CHANNELS_LAST: Final = (0, 2, 3, 1)
 
 
-class _Photos(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Feeds padded photos one by one."""
-
-    def __init__(self, signature: Signature, photos: Sequence[Work]) -> None:
-        self._feeds = iter([{signature.content.name: pad(photo, signature)} for photo in photos])
-
-    def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
-        return next(self._feeds, None)
+class QuantizeError(ValueError):
+    """The graph holds something we do not quantise; it has to stay fp32."""
 
 
-def int8_onnx(folded: bytes, signature: Signature, photos: Sequence[Work]) -> bytes:
-    """Quantise a folded graph.
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What values a tensor of the fp32 graph takes on the calibration photos."""
 
-    Unsigned activations and signed per-channel weights with a quantised bias: the form in which ONNX Runtime fuses
-    every convolution of the body.
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One operator of the body, with the ReLU after it.
+
+    Attributes:
+        kind: of operator.
+        inputs: names of the tensors it reads.
+        output: name of the tensor it makes, after the ReLU.
+        relu: whether there is one.
+        weight: (O, I, h, w) of a convolution.
+        bias: (O,) of a convolution.
+        stride: of a convolution.
+        pads: of a convolution, on every side.
+    """
+
+    kind: Literal["conv", "add", "shuffle"]
+    inputs: tuple[str, ...]
+    output: str
+    relu: bool = False
+    weight: Array | None = None
+    bias: Array | None = None
+    stride: int = 1
+    pads: int = 0
+
+
+def observe(folded: bytes, signature: Signature, photos: Sequence[Work]) -> dict[str, Span]:
+    """Run the folded graph over photos and note what values its tensors take.
 
     Args:
         folded: serialised fp32 graph.
         signature: of the modality.
         photos: (H, W, 3) uint8 to calibrate on, public.
+
+    Raises:
+        QuantizeError: see the class.
     """
-    with tempfile.TemporaryDirectory(prefix="sfumato-int8-") as name:
-        folder = Path(name)
-        (folder / "folded.onnx").write_bytes(folded)
-        quant_pre_process(folder / "folded.onnx", folder / "ready.onnx", skip_symbolic_shape=True)
-        root = logging.getLogger()
-        level = root.level
-        root.setLevel(logging.ERROR)  # the quantiser warns on the root logger of graphs that were not pre-processed
-        try:
-            quantize_static(
-                folder / "ready.onnx",
-                folder / "int8.onnx",
-                _Photos(signature, photos),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod.MinMax,
-                op_types_to_quantize=["Conv", "Add"],
-                extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-            )
-        finally:
-            root.setLevel(level)
-        return (folder / "int8.onnx").read_bytes()
+    model = onnx.load_from_string(folded)
+    names = [step.output for step in _steps(model.graph, signature)]
+    for name in names:
+        for operator in ("ReduceMin", "ReduceMax"):
+            model.graph.node.append(helper.make_node(operator, [name], [f"{name}__{operator}"], keepdims=0))
+            model.graph.output.append(helper.make_tensor_value_info(f"{name}__{operator}", TensorProto.FLOAT, []))
+    engine = open_engine(model.SerializeToString(), "calibration")
+    seen = [engine.run({signature.content.name: photo[None]}) for photo in photos]
+    return {
+        name: Span(
+            low=min(float(values[f"{name}__ReduceMin"]) for values in seen),
+            high=max(float(values[f"{name}__ReduceMax"]) for values in seen),
+        )
+        for name in names
+    }
+
+
+def int8_onnx(folded: bytes, signature: Signature, spans: Mapping[str, Span], target: Target) -> bytes:
+    """Quantise a folded graph.
+
+    Args:
+        folded: serialised fp32 graph.
+        signature: of the modality.
+        spans: what ``observe`` returned for it.
+        target: the runtime that is to run it.
+
+    Raises:
+        QuantizeError: see the class.
+    """
+    model = onnx.load_from_string(folded)
+    steps = _steps(model.graph, signature)
+    writer = _Writer(signature, _grids(steps, spans), {s.inputs[0] for s in steps if s.kind == "shuffle"}, target)
+    writer.photo()
+    for step in steps[:-2]:
+        writer.step(step)
+    writer.picture(steps[-2])
+    before, after = frame.nodes_of(model.graph, signature)
+    numbers = [t for t in model.graph.initializer if any(t.name in n.input for n in (*before, *after))]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+    model.graph.node.extend([*before, *writer.nodes, *after])
+    model.graph.initializer.extend([*numbers, *writer.constants])
+    onnx.checker.check_model(model, full_check=True)
+    quantised: bytes = model.SerializeToString(deterministic=True)
+    return quantised
+
+
+def _steps(graph: onnx.GraphProto, signature: Signature) -> list[_Step]:
+    """The body as steps, from the photo's colours in [0, 1] to the picture's; the last two are a convolution and a shuffle.
+
+    Raises:
+        QuantizeError: an operator we do not know, or ends that are not bytes.
+    """
+    weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    first = next((i for i, n in enumerate(graph.node) if frame.inside(signature.content.name) in n.input), 0)
+    last = next((i for i, n in enumerate(graph.node) if n.op_type == "Clip"), 0)
+    kinds = [n.op_type for n in graph.node]
+    if kinds[first : first + 3] != ["Transpose", "Cast", "Div"] or kinds[last : last + 5] != _TO_BYTES:
+        raise QuantizeError("the graph does not begin and end with bytes")
+    steps: list[_Step] = []
+    for node in graph.node[first + 3 : last]:
+        if node.op_type == "Relu" and steps and steps[-1].output == node.input[0]:
+            steps[-1] = replace(steps[-1], output=node.output[0], relu=True)
+        else:
+            steps.append(_step(node, weights))
+    steps = _relu_before_shuffle(steps)
+    if [step.kind for step in steps[-2:]] != ["conv", "shuffle"] or steps[-1].relu:
+        raise QuantizeError("the graph does not end with a convolution and a PixelShuffle")
+    return steps
+
+
+_TO_BYTES: Final = ["Clip", "Mul", "Round", "Transpose", "Cast"]
+
+
+def _step(node: onnx.NodeProto, weights: Mapping[str, Array]) -> _Step:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Add":
+        return _Step("add", tuple(node.input), node.output[0])
+    if node.op_type == "DepthToSpace" and attributes == {"blocksize": 2, "mode": b"CRD"}:
+        return _Step("shuffle", tuple(node.input), node.output[0])
+    if node.op_type == "Conv" and len(node.input) == 3 and attributes.get("group", 1) == 1:
+        pads, strides = attributes.get("pads", [0] * 4), attributes.get("strides", [1, 1])
+        if len(set(pads)) == len(set(strides)) == 1 and attributes.get("auto_pad", b"NOTSET") == b"NOTSET":
+            weight, bias = (weights[name] for name in node.input[1:])
+            read = {"weight": weight, "bias": bias, "stride": strides[0], "pads": pads[0]}
+            return _Step("conv", (node.input[0],), node.output[0], **read)
+    raise QuantizeError(f"the graph holds a {node.op_type} that is not quantised")
+
+
+def _relu_before_shuffle(steps: Sequence[_Step]) -> list[_Step]:
+    """The same steps, with a ReLU after a shuffle done before it, where the convolution does it on the way."""
+    moved = list(steps)
+    for i, step in enumerate(moved[1:], start=1):
+        if step.kind == "shuffle" and step.relu and moved[i - 1].output == step.inputs[0]:
+            moved[i - 1], moved[i] = replace(moved[i - 1], relu=True), replace(step, relu=False)
+    return moved
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The values eight bits can take: ``(0..255 - zero) * scale``."""
+
+    scale: float
+    zero: int
+
+    @classmethod
+    def of(cls, span: Span) -> _Grid:
+        low, high = min(span.low, 0.0), max(span.high, 0.0, 1e-6)
+        scale = (high - low) / 255
+        return cls(scale, round(-low / scale))
+
+
+def _grids(steps: Sequence[_Step], spans: Mapping[str, Span]) -> dict[str, _Grid]:
+    """The grid of every tensor. Those that a trunk of additions joins share one, so that what passes them does so exactly."""
+    joined: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while name in joined:
+            name = joined[name]
+        return name
+
+    for step in steps:
+        ways = [name for name in step.inputs if _is_kept(name, steps)] if step.kind == "add" else []
+        ways = ways or (list(step.inputs) if step.kind == "shuffle" else [])
+        for name in ways:
+            if root(name) != root(step.output):
+                joined[root(step.output)] = root(name)
+    wide: dict[str, Span] = {}
+    for step in steps:
+        span = spans[step.output]
+        low = 0.0 if step.relu else span.low  # what a shuffle hands on was seen before its ReLU was moved
+        known = wide.get(root(step.output), Span(low, span.high))
+        wide[root(step.output)] = Span(min(known.low, low), max(known.high, span.high))
+    return {step.output: _Grid.of(wide[root(step.output)]) for step in steps}
+
+
+def _is_kept(name: str, steps: Sequence[_Step]) -> bool:
+    """Whether a tensor is the trunk of an addition: more than the addition reads it."""
+    return sum(name in step.inputs for step in steps) > 1
+
+
+class _Writer:
+    """Writes the int8 body, step by step."""
+
+    def __init__(self, signature: Signature, grids: Mapping[str, _Grid], shuffled: set[str], target: Target) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self._signature = signature
+        self._grids = grids
+        self._shuffled = shuffled  # tensors a shuffle reads
+        self._target = target
+        self._photo = ""
+        self._bytes: dict[str, str] = {}  # tensor of the fp32 graph → the bytes (1, C, H, W) that stand for it here
+        self._meanings: dict[str, str] = {}
+        self._filters: dict[str, int] = {}  # channels of a convolution's output
+
+    def photo(self) -> None:
+        """Read four pixels as one of twelve channels: the bytes lie that way already."""
+        grouped = self._node("Reshape", frame.inside(self._signature.content.name), self._numbers([0, 0, -1, 3 * _GROUPED]))
+        self._photo = self._node("Transpose", grouped, perm=_CHANNELS_FIRST)
+
+    def step(self, step: _Step) -> None:
+        """Write one step; its output is then known by the name it has in the fp32 graph."""
+        if step.kind == "shuffle":
+            made = self._enlarged(self._bytes[step.inputs[0]], self._filters[step.inputs[0]] // 4)
+        else:
+            result = self._convolution(step) if step.kind == "conv" else self._sum(step)
+            made = self._to_bytes(self._node("Relu", result) if step.relu else result, self._grids[step.output])
+        self._bytes[step.output] = made
+
+    def picture(self, conv: _Step) -> None:
+        """The last convolution, its shuffle, and the bytes of a picture (1, H, W, 3)."""
+        made = self._to_bytes(self._convolution(conv), _Grid(_BYTE, 0))
+        rows = self._in_rows(made, 3)
+        self.nodes.append(helper.make_node("Identity", [rows], [frame.inside(self._signature.output.name)]))
+
+    def _sum(self, step: _Step) -> str:
+        return self._node("Add", *(self._values(name) for name in step.inputs))
+
+    def _values(self, name: str) -> str:
+        """What the bytes of a tensor mean."""
+        if name not in self._meanings:
+            self._meanings[name] = self._meaning(self._bytes[name], self._grids[name])
+        return self._meanings[name]
+
+    def _convolution(self, step: _Step) -> str:
+        """A convolution with int8 weights, one scale a filter."""
+        if step.weight is None or step.bias is None:
+            raise QuantizeError("a convolution without weights")
+        weight, bias, strides = step.weight, step.bias, [step.stride] * 2
+        if step.output in self._shuffled:
+            weight, bias = _by_phase(weight), _by_phase(bias)
+        if step.inputs[0] in self._bytes:
+            grid, values = self._grids[step.inputs[0]], self._values(step.inputs[0])
+        else:
+            grid, strides = _Grid(_BYTE, 0), [step.stride, step.stride // _GROUPED]
+            values, weight = self._meaning(self._photo, grid), _of_groups(step)
+        self._filters[step.output] = len(weight)
+        scales = np.maximum(np.abs(weight).max(axis=(1, 2, 3)) / 127, 1e-12).astype(np.float32)
+        steps = np.round(weight / scales[:, None, None, None]).astype(np.int8)
+        small = self._node("DequantizeLinear", *map(self._constant, (steps, scales, np.zeros(len(scales), np.int8))), axis=0)
+        return self._node(
+            "Conv",
+            values,
+            small,
+            self._bias(bias, np.float32(grid.scale) * scales),
+            kernel_shape=list(weight.shape[2:]),
+            strides=strides,
+            pads=[step.pads] * 4,
+        )
+
+    def _bias(self, bias: Array, scales: Array) -> str:
+        if self._target == "openvino":
+            return self._constant(bias.astype(np.float32))
+        steps = np.round(bias / scales).astype(np.int32)
+        return self._node("DequantizeLinear", *map(self._constant, (steps, scales, np.zeros(len(scales), np.int32))), axis=0)
+
+    def _enlarged(self, small: str, channels: int) -> str:
+        """A PixelShuffle by two of bytes (1, 4 C, H, W), phases outermost."""
+        if self._target == "openvino":  # it has a kernel for that
+            return self._node("DepthToSpace", small, blocksize=2, mode="DCR")
+        return self._node("Transpose", self._in_rows(small, channels), perm=_CHANNELS_FIRST)
+
+    def _in_rows(self, small: str, channels: int) -> str:
+        """(1, 4 C, h, w), phases outermost → (1, H, W, C): runs of two pixels, moved from beside each other into two rows."""
+        last = self._node("Transpose", small, perm=_CHANNELS_LAST)
+        runs = self._node("Reshape", last, self._numbers([0, 0, 0, 2, 2 * channels]))
+        moved = self._node("Transpose", runs, perm=[0, 1, 3, 2, 4])
+        size = self._node("Mul", self._node("Shape", last, start=1, end=3), self._numbers([2, 2]))
+        shape = self._node("Concat", self._numbers([1]), size, self._numbers([channels]), axis=0)
+        return self._node("Reshape", moved, shape)
+
+    def _to_bytes(self, values: str, grid: _Grid) -> str:
+        return self._node("QuantizeLinear", values, *self._grid(grid))
+
+    def _meaning(self, steps: str, grid: _Grid) -> str:
+        return self._node("DequantizeLinear", steps, *self._grid(grid))
+
+    def _grid(self, grid: _Grid) -> tuple[str, str]:
+        return self._constant(np.array(grid.scale, np.float32)), self._constant(np.array(grid.zero, np.uint8))
+
+    def _numbers(self, values: Sequence[int]) -> str:
+        return self._constant(np.array(values, np.int64))
+
+    def _constant(self, values: Array) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.array(values, order="C"), name))
+        return name
+
+    def _node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
+
+
+def _of_groups(step: _Step) -> Array:
+    """The stem's weights (O, 3, h, w) for groups of four pixels: (O, 12, h, w / 4).
+
+    Raises:
+        QuantizeError: it does not go by whole groups.
+    """
+    weight = np.asarray(step.weight)
+    filters, colours, height, width = weight.shape
+    if step.pads or step.stride % _GROUPED or width % _GROUPED:
+        raise QuantizeError("the first convolution does not go by four pixels at a time")
+    grouped = weight.reshape(filters, colours, height, width // _GROUPED, _GROUPED).transpose(0, 4, 1, 2, 3)
+    return grouped.reshape(filters, _GROUPED * colours, height, width // _GROUPED)
+
+
+def _by_phase(values: Array) -> Array:
+    """Channels from PixelShuffle's order, phases innermost, to the order in which pixels lie, phases outermost."""
+    return values.reshape(-1, 4, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)

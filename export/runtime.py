@@ -1,31 +1,36 @@
 """Open a compiled graph and run it: ``run(arrays) -> arrays``, bounded in threads.
 
-Whoever calls ``open_engine`` has verified the bytes. Only ONNX Runtime's CPU provider is asked for here; the engine says
-which runtime and precision it really is, since a silent fallback is the commonest lie in this trade.
+Whoever calls ``open_engine`` has verified the bytes. ONNX Runtime's CPU provider is always there, OpenVINO where it was
+installed; the engine says which of them it really is, since a silent fallback is the commonest lie in this trade.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from export.errors import IntegrityError
+from export.errors import IntegrityError, NotConfiguredError
 from models.samplers import Feed
 
 Precision = Literal["fp32", "int8"]
+Runtime = Literal["onnxruntime", "openvino"]
+RUNTIMES: Final[tuple[Runtime, ...]] = ("onnxruntime", "openvino")
 DEFAULT_THREADS = 2
+_SIZES: Final = 4  # picture sizes OpenVINO keeps a compiled graph for
 
 
 class Engine(Protocol):
     """A compiled graph that can be run again and again."""
 
     @property
-    def runtime(self) -> str:
+    def runtime(self) -> Runtime:
         """The runtime that really runs it."""
         ...
 
@@ -39,7 +44,7 @@ class OnnxRuntimeEngine:
     """An ONNX Runtime session on the CPU."""
 
     session: ort.InferenceSession
-    runtime: str = "onnxruntime"
+    runtime: Runtime = "onnxruntime"
 
     def run(self, feed: Feed) -> Mapping[str, npt.NDArray[np.generic]]:
         """See ``Engine.run``."""
@@ -47,35 +52,99 @@ class OnnxRuntimeEngine:
         return dict(zip(names, self.session.run(names, dict(feed)), strict=True))
 
 
-def open_engine(model: bytes, what: str, threads: int = DEFAULT_THREADS) -> OnnxRuntimeEngine:
+@dataclass(slots=True)
+class OpenVinoEngine:
+    """A graph OpenVINO compiles for the CPU, once for each of the sizes it was last given.
+
+    A graph of fixed size runs without working out shapes, and its kernels are chosen for that size.
+    """
+
+    model: Any
+    options: Mapping[str, object]
+    runtime: Runtime = "openvino"
+    _requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = field(default_factory=OrderedDict)
+
+    def run(self, feed: Feed) -> Mapping[str, npt.NDArray[np.generic]]:
+        """See ``Engine.run``."""
+        request = self._request(feed)
+        request.infer(dict(feed), share_inputs=True)
+        # The request writes into the same memory the next time.
+        return {output.any_name: request.get_tensor(output).data.copy() for output in request.model_outputs}
+
+    def _request(self, feed: Feed) -> Any:
+        sizes = tuple(feed[name.any_name].shape for name in self.model.inputs)
+        if sizes not in self._requests:
+            import openvino  # noqa: PLC0415 - an extra
+
+            fixed = self.model.clone()
+            fixed.reshape({name.any_name: list(feed[name.any_name].shape) for name in self.model.inputs})
+            compiled = openvino.Core().compile_model(fixed, "CPU", dict(self.options))
+            self._requests[sizes] = compiled.create_infer_request()
+            while len(self._requests) > _SIZES:
+                self._requests.popitem(last=False)
+        self._requests.move_to_end(sizes)
+        return self._requests[sizes]
+
+
+def installed() -> tuple[Runtime, ...]:
+    """The runtimes this machine has."""
+    return tuple(runtime for runtime in RUNTIMES if importlib.util.find_spec(runtime) is not None)
+
+
+def open_engine(model: bytes, what: str, threads: int = DEFAULT_THREADS, runtime: Runtime = "onnxruntime") -> Engine:
     """Open verified ONNX bytes.
 
     Args:
         model: a serialised graph; external data is refused by ONNX Runtime for a graph from memory.
         what: names the graph in an error.
         threads: CPU threads of one run.
+        runtime: to run it.
 
     Raises:
-        IntegrityError: ONNX Runtime cannot open it.
+        IntegrityError: the runtime cannot open it.
+        NotConfiguredError: the runtime is not installed.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Spinning threads would take the second core from whoever else needs it between two pictures.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if runtime not in installed():
+        raise NotConfiguredError(
+            f"{runtime} is not installed", advice=f"Install it with: pip install 'sfumato[{runtime}]', or use --runtime auto."
+        )
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a dozen unrelated types
+        return _OPENERS[runtime](model, threads)
+    except Exception as error:  # both raise a dozen unrelated types
         raise IntegrityError(
             f"the {what} graph cannot be opened",
             advice="Install the release again with: sfumato release install",
         ) from error
-    return OnnxRuntimeEngine(session)
+
+
+def _open_onnxruntime(model: bytes, threads: int) -> Engine:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads spin while a picture is made, where waking them between two dozen operators would cost a tenth of the time,
+    # and stop with it: spinning on would take the second core from whoever else needs it between two pictures.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return OnnxRuntimeEngine(ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
+
+
+def _open_openvino(model: bytes, threads: int) -> Engine:
+    import openvino  # noqa: PLC0415 - an extra
+
+    read = openvino.Core().read_model(model)
+    options: dict[str, object] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    if not any("Quantize" in node.get_type_name() for node in read.get_ops()):
+        options["INFERENCE_PRECISION_HINT"] = "f32"  # else it would compute in bfloat16 what is called fp32
+    return OpenVinoEngine(read, options)
+
+
+_OPENERS: Final = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino}
 
 
 def inputs_of(engine: Engine) -> tuple[str, ...]:
     """Names of a graph's inputs."""
     if isinstance(engine, OnnxRuntimeEngine):
         return tuple(i.name for i in engine.session.get_inputs())
+    if isinstance(engine, OpenVinoEngine):
+        return tuple(i.any_name for i in engine.model.inputs)
     return ()

@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from export import frame
 from models.contract import Modality, TensorSpec
 from models.update import Arrays, LayoutError
 
@@ -24,9 +25,10 @@ def exact_onnx(modality: Modality[Any, Any], net: nn.Module) -> bytes:
     """Export the graph that ships.
 
     Returns:
-        A serialised ONNX model with ``modality.signature``'s inputs and output, height and width free.
+        A serialised ONNX model with ``modality.signature``'s inputs and output, height and width free; it frames its
+        content itself.
     """
-    signature = modality.signature
+    signature, edge = modality.signature, modality.frame
     buffer = io.BytesIO()
     graph = modality.graph(net).eval()
     arguments = (_example(signature.content), _example(signature.code))
@@ -37,7 +39,7 @@ def exact_onnx(modality: Modality[Any, Any], net: nn.Module) -> bytes:
             graph,
             arguments,
             dynamo=True,
-            dynamic_shapes=(_free(signature.content, signature.multiple), _free(signature.code, 1)),
+            dynamic_shapes=(_free(signature.content, edge.multiple), _free(signature.code, 1)),
             input_names=[signature.content.name, signature.code.name],
             output_names=[signature.output.name],
             opset_version=OPSET,
@@ -46,6 +48,7 @@ def exact_onnx(modality: Modality[Any, Any], net: nn.Module) -> bytes:
     if program is None:
         raise RuntimeError("the ONNX exporter returned nothing")
     model = _anonymous(program.model_proto)
+    frame.put_inplace(model, signature, edge)
     onnx.checker.check_model(model, full_check=True)
     buffer.write(model.SerializeToString(deterministic=True))
     return buffer.getvalue()

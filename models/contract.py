@@ -34,6 +34,23 @@ Sampler = Literal["feed-forward"]
 Dtype = Literal["uint8", "float32", "int64"]
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a network needs around its material, beyond what it is given.
+
+    The exporter puts the frame on and takes it off inside the graph, so that nobody who runs a graph has to know of it.
+
+    Attributes:
+        multiple: height and width must be multiples of this many pixels.
+        margin: pixels by which the edge is repeated outwards on every side.
+        used: pixels on every side that the network uses up: its work is smaller by them than what it is given.
+    """
+
+    multiple: int
+    margin: int
+    used: int = 0
+
+
 T = TypeVar("T")
 
 
@@ -60,8 +77,6 @@ class Signature:
         content: the graph input that takes the visitor's or artist's material.
         code: the graph input that takes the private style code (absent from a folded graph).
         output: the graph output.
-        multiple: height and width handed to the graph must be multiples of this many pixels.
-        margin: pixels of edge padding that the sampler adds on every side and crops again.
     """
 
     medium: Medium
@@ -69,16 +84,12 @@ class Signature:
     content: TensorSpec
     code: TensorSpec
     output: TensorSpec
-    multiple: int
-    margin: int
 
     def to_plain(self) -> dict[str, object]:
         """The signature as JSON-ready plain data."""
         return {
             "medium": self.medium,
             "sampler": self.sampler,
-            "multiple": self.multiple,
-            "margin": self.margin,
             **{
                 role: {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
                 for role, spec in (("content", self.content), ("code", self.code), ("output", self.output))
@@ -92,21 +103,15 @@ class Signature:
         Raises:
             SignatureError: an unknown medium, sampler, field or shape; this version must not guess.
         """
-        expected = {"medium", "sampler", "multiple", "margin", "content", "code", "output"}
+        expected = {"medium", "sampler", "content", "code", "output"}
         if set(plain) != expected:
             raise SignatureError(f"a signature has exactly the fields {sorted(expected)}")
-        medium, sampler = plain["medium"], plain["sampler"]
-        multiple, margin = plain["multiple"], plain["margin"]
-        if not (_is_whole(multiple) and 1 <= multiple <= 64 and _is_whole(margin) and 0 <= margin <= 256):
-            raise SignatureError("multiple must be 1..64 and margin 0..256")
         return cls(
-            medium=_one_of(get_args(Medium), medium),
-            sampler=_one_of(get_args(Sampler), sampler),
+            medium=_one_of(get_args(Medium), plain["medium"]),
+            sampler=_one_of(get_args(Sampler), plain["sampler"]),
             content=_tensor_spec(plain["content"]),
             code=_tensor_spec(plain["code"]),
             output=_tensor_spec(plain["output"]),
-            multiple=multiple,
-            margin=margin,
         )
 
 
@@ -182,6 +187,11 @@ class Modality(Protocol[Net, Batch]):
     def signature(self) -> Signature: ...
 
     @property
+    def frame(self) -> Frame:
+        """What the exporter puts around the content of ``graph``."""
+        ...
+
+    @property
     def objectives(self) -> tuple[Objective[Net, Batch], ...]: ...
 
     def build(self, seed: int, codes: int = 1) -> Net:
@@ -215,7 +225,7 @@ class Modality(Protocol[Net, Batch]):
         ...
 
     def graph(self, net: Net) -> nn.Module:
-        """The part of the network that ships, taking ``signature``'s inputs: the *exact* graph."""
+        """The part of the network that ships, taking ``signature``'s inputs, framed: the *exact* graph."""
         ...
 
     def codes(self, net: Net) -> npt.NDArray[np.float32]:

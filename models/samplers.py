@@ -52,31 +52,16 @@ def refuse_unknown(signature: Signature) -> None:
 
 
 def _image_in_one_pass(run: Run, signature: Signature, photo: Work, code: Code | None) -> Work:
-    """One pass of a feed-forward graph.
-
-    The photo's edge is repeated outwards by ``signature.margin`` pixels and cut off again, so that the zero padding
-    inside the network never shows.
-    """
-    feed: dict[str, npt.NDArray[np.generic]] = {signature.content.name: pad(photo, signature)}
+    """One pass of a feed-forward graph: bytes in, bytes out, and nothing done to a pixel outside the graph."""
+    feed: dict[str, npt.NDArray[np.generic]] = {signature.content.name: photo[None]}
     if code is not None:
         feed[signature.code.name] = code.reshape(1, -1)
-    picture = run(feed)[signature.output.name]
-    height, width = photo.shape[:2]
-    top = left = signature.margin
-    return np.ascontiguousarray(picture[0, top : top + height, left : left + width], dtype=np.uint8)
+    return np.asarray(run(feed)[signature.output.name][0], dtype=np.uint8)
 
 
 _SAMPLERS: Final[Mapping[tuple[Medium, Sampler], Callable[[Run, Signature, Work, Code | None], Work]]] = {
     ("image", "feed-forward"): _image_in_one_pass
 }
-
-
-def pad(photo: Work, signature: Signature) -> Work:
-    """(H, W, 3) → (1, H', W', 3) with the margin on every side, and more below and right up to the multiple."""
-    margin, multiple = signature.margin, signature.multiple
-    extra = [(-(side + 2 * margin)) % multiple for side in photo.shape[:2]]
-    rows, columns = ((margin, margin + more) for more in extra)
-    return np.pad(photo, (rows, columns, (0, 0)), mode="edge")[None]
 
 
 def paint_with_strength(run: Run, signature: Signature, photo: Work, code: Code, identity: Code, strength: float) -> Work:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
-from models.contract import Lessons, Medium, Modality, Work
+from models.contract import Frame, Lessons, Medium, Modality, Work
 from models.modalities.style import StyleModality
 from tests import pictures
 
@@ -37,6 +37,13 @@ class Glass(nn.Module):
             maps.append(picture)
             picture = F.avg_pool2d(picture, 2)
         return maps
+
+
+def framed(photo: Work, edge: Frame = STYLE.frame) -> Work:
+    """(1, H', W', 3): what a network paints whose graph is given a photo (H, W, 3), frame and all."""
+    border = edge.margin - edge.used
+    rows, columns = ((border, border + -side % edge.multiple) for side in photo.shape[:2])
+    return np.pad(photo, (rows, columns, (0, 0)), mode="edge")[None]
 
 
 def glasses(modality: Modality[Any, Any]) -> dict[str, Glass]:

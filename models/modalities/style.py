@@ -1,8 +1,8 @@
 """Image style: a feed-forward network whose convolutions all artists share and whose norms carry the style.
 
 Every convolution (the *body*) is common. A style is only the scale and shift of the conditional instance norms (CIN,
-Dumoulin et al. 2017, arXiv 1610.07629) and how its underpainting mixes the photo's colours: the *style code*, 812 numbers
-for the kiosk tier and 1,516 for the studio tier.
+Dumoulin et al. 2017, arXiv 1610.07629) and how its underpainting mixes the photo's colours: the *style code*, 764 numbers
+for the kiosk tier and 1,468 for the studio tier.
 
 Two rules of this file:
 
@@ -15,9 +15,9 @@ Two rules of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
-from models.contract import Score, Signature, TensorSpec, Work
+from models.contract import Frame, Score, Signature, TensorSpec, Work
 from models.measures import ssim
 from models.perceptual import Moments, Perceptual, moments
 
@@ -35,15 +35,20 @@ if TYPE_CHECKING:
 BLOCKS: Final = 5
 _HALF_CHANNELS: Final = 16  # channels at half resolution, after the first PixelShuffle
 _UNDERPAINTING: Final = 12  # numbers of a code that mix the underpainting's colours: 3 x 3 and an offset each
+_MASSES: Final = 3  # channels of the trunk, the last ones, that carry the underpainting past the norms
+_MASS_GAIN: Final = 4.0  # of those channels: eight bits are shared with features that reach this far
 _EPSILON: Final = 1e-5  # of the norms; the fold uses the same
 _STATISTICS_MOMENTUM: Final = 0.2  # weight of the newest picture in a style's running statistics
 
 _EMPHASIS: Final = 0.6  # of the draws are of the emphasised code; the rest is shared by all
 _LIVE_SHARE: Final = 0.5  # of the training steps use live statistics, the others the running ones
 
-# Edge padding around what is painted, cut off afterwards. What the zero padding inside does to the rim of a picture reaches
-# about 40 px inwards; a loss that saw that rim would teach the network to park the palette's rarer colours there.
-_MARGIN: Final = 24
+_OVERHANG: Final = 2  # pixels by which the stem's window reaches beyond the four it is about
+_MARGIN: Final = 8  # edge padding around what is painted, cut off afterwards
+# What the zero padding inside does to a picture reaches further inwards. The style loss does not see that rim, or it would
+# teach the network to park the palette's rarer colours there; the loss of colour sees all but the margin, so that the rim
+# is painted like the rest.
+_RIM: Final = 24
 
 _STYLE_SIDE: Final = 448  # works are measured at this geometric mean side: strokes as wide as in a 512 px picture
 _PHOTO_SIDE: Final = 320  # photos are fed at about this geometric mean side while training
@@ -56,28 +61,31 @@ _COLOUR_WEIGHT: Final = 110.0
 _COLOUR_PATCH: Final = 16  # pixels a side: broad masses of colour follow the photo's, strokes inside them are free
 _HUE_SHARE: Final = 0.5  # of what sets a photo's colour apart from its grey goes into the palette: the rest is the artist's
 _COLOUR_FLOOR: Final = 1e-3  # variance added to a photo's colours, so that a grey one is not blown up
-_COLOUR_EDGE: Final = 0.03  # a colour nearer to 0 or 1 counts as this in logits, which have no end there
+_SUITINGS: Final = 4  # the last only looks whether the one before was for the better
 _COLOUR_RIDGE: Final = 0.01  # per patch: few photos do not show every hue
 _IDENTITY_WEIGHT: Final = 30.0
 _SMOOTH_WEIGHT: Final = 0.8
 _GRID_WEIGHT: Final = 60.0
+_CLIP_WEIGHT: Final = 30.0  # of what lies beyond black or white: it would be cut off and leave flat patches
 
 
 class StyleNet(nn.Module):
     """The shared body with a table of style codes.
 
     8x8 stride-4 stem, five residual blocks at quarter resolution, a PixelShuffle step up, one narrow residual block, a second
-    step. Zero padding, dense 3x3 convolutions and nothing else: what int8 kernels are best at (figures in the README). The
-    block at half resolution is what draws a stroke narrower than the stem's stride; without it, strokes are pieced together
-    from squares of four pixels.
+    step. Zero padding, dense 3x3 convolutions, features never below zero and nothing else: what int8 kernels are best at
+    (figures in the README). The block at half resolution is what draws a stroke narrower than the stem's stride; without it,
+    strokes are pieced together from squares of four pixels.
 
     The convolutions paint over an *underpainting*: the photo's broad masses of colour, moved to the artist's palette. The
     norms forget how dark and of what hue a large flat area is, and a new code of few steps would paint a black visor in the
-    mean of the palette.
+    mean of the palette. The underpainting costs no operator of its own: it is three of the channels. The stem makes them (an
+    8x8 stride-4 mean is a stem filter), no norm touches them, the blocks add nothing to them, ``to_half`` enlarges them
+    bilinearly, and ``to_full`` reads them as it likes.
 
     Attributes:
         codes: (N, 2 * S + 12) the private scales, shifts and underpainting, S = sum of the normed channels; row 0 first.
-        norm_mean, norm_var: (N, S) running statistics of every normed convolution, private like the code.
+        norm_mean, norm_var: (N, S) running statistics of every normed channel, private like the code.
     """
 
     norm_mean: Tensor
@@ -85,12 +93,12 @@ class StyleNet(nn.Module):
 
     def __init__(self, channels: int, codes: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, channels, 8, stride=4, padding=2, bias=False)
+        self.stem = nn.Conv2d(3, channels, 8, stride=4, bias=False)
         self.blocks = nn.ModuleList(_Block(channels) for _ in range(BLOCKS))
         self.to_half = _conv3(channels, 4 * _HALF_CHANNELS)
         self.detail = _Block(_HALF_CHANNELS)
         self.to_full = nn.Conv2d(_HALF_CHANNELS, 12, 3, padding=1)
-        self.widths = (channels,) * (1 + 2 * BLOCKS) + (_HALF_CHANNELS,) * 3
+        self.widths = normed_widths(channels)
         total = sum(self.widths)
         plain = torch.cat([torch.ones(total), torch.zeros(total), torch.eye(3).flatten(), torch.zeros(3)])
         self.codes = nn.Parameter(plain.repeat(codes, 1))
@@ -108,32 +116,62 @@ class StyleNet(nn.Module):
             statistics: mean and variance, each (B, S), to norm with; the picture's own if absent.
 
         Returns:
-            The picture (B, 3, H, W) in [0, 1], and the statistics each norm was given.
+            The picture (B, 3, H, W), a little beyond [0, 1] here and there, and the statistics each norm was given.
         """
         norms, mix = code[:, :-_UNDERPAINTING], code[:, -_UNDERPAINTING:]
         norm = _Norms(self.widths, norms, statistics)
-        return self.body(photo, norm, mix), norm.seen()
+        return self.body(F.pad(photo, (_OVERHANG,) * 4, mode="replicate"), norm, mix), norm.seen()
 
-    def body(self, photo: Tensor, norm: Callable[[Tensor], Tensor], mix: Tensor) -> Tensor:
-        """The convolutions, with ``norm`` after each but the last, over an underpainting of ``mix`` (B, 12)."""
-        x = F.relu(norm(self.stem(photo * 2.0 - 1.0)))
+    def body(self, photo: Tensor, norm: Norm, mix: Tensor) -> Tensor:
+        """The convolutions, with ``norm`` after each but the last, over an underpainting of ``mix`` (B, 12).
+
+        The photo has two pixels more on every side than the picture will have.
+        """
+        x = F.relu(norm(self._sketch(photo, mix), passes=True))
         for block in self.blocks:
             x = block(x, norm)
-        x = F.relu(norm(F.pixel_shuffle(self.to_half(x), 2)))
+        x = F.relu(norm(F.pixel_shuffle(self.to_half(x), 2), passes=True))
         x = self.detail(x, norm)
-        return torch.sigmoid(F.pixel_shuffle(self.to_full(x), 2) + _underpainting(photo, mix))
+        return F.pixel_shuffle(self.to_full(x), 2)
+
+    def _sketch(self, photo: Tensor, mix: Tensor) -> Tensor:
+        """The stem's features and, in the last channels, the underpainting: one convolution, of each picture's own weights."""
+        batch, colours, height, width = photo.shape
+        masses, offset = _mass_filters(mix, self.stem.out_channels)
+        weight = (self.stem.weight + masses).flatten(0, 1)
+        if batch == 1:  # what ships: a convolution and nothing around it
+            return F.conv2d(photo, weight, offset, stride=4)
+        stacked = F.conv2d(photo.reshape(1, batch * colours, height, width), weight, offset, stride=4, groups=batch)
+        return stacked.reshape(batch, self.stem.out_channels, *stacked.shape[2:])
 
 
-def _underpainting(photo: Tensor, mix: Tensor) -> Tensor:
-    """The photo (B, 3, H, W) without anything smaller than about ten pixels, its colours mixed linearly: logits, same shape.
+def normed_widths(channels: int) -> tuple[int, ...]:
+    """Normed channels after each convolution of a body that wide; the others carry the underpainting."""
+    free = channels - _MASSES
+    return (free, *(channels, free) * BLOCKS, _HALF_CHANNELS - _MASSES, _HALF_CHANNELS, _HALF_CHANNELS - _MASSES)
 
-    The pooling cell i and the four enlarged pixels of i have the same centre, 4 i + 1.5.
+
+def _mass_filters(mix: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """8x8 means of the photo, their colours mixed linearly: weights (B, channels, 3, 8, 8) and offsets (B * channels,).
+
+    The window of a stride-4 mean and the four enlarged pixels have the same centre, 4 i + 1.5.
     """
-    masses = F.avg_pool2d(photo, 8, stride=4, padding=2, count_include_pad=False) - 0.5
-    batch, _, height, width = masses.shape
-    weight = 4.0 * mix[:, :9].reshape(3 * batch, 3, 1, 1)  # the logit's slope at mid-grey: the unit matrix keeps colours
-    mixed = F.conv2d(masses.reshape(1, 3 * batch, height, width), weight, mix[:, 9:].reshape(-1), groups=batch)
-    return F.interpolate(mixed.reshape(batch, 3, height, width), scale_factor=4.0, mode="bilinear", align_corners=False)
+    rows = _MASS_GAIN / 64 * mix[:, :9].reshape(-1, _MASSES, 3, 1, 1).expand(-1, -1, -1, 8, 8)
+    offset = F.pad(_MASS_GAIN * mix[:, 9:], (channels - _MASSES, 0))
+    return F.pad(rows, (0, 0, 0, 0, 0, 0, channels - _MASSES, 0)), offset.reshape(-1)
+
+
+class Norm(Protocol):
+    """What follows a convolution."""
+
+    def __call__(self, x: Tensor, *, passes: bool = False) -> Tensor:
+        """Norm the next channels of the code.
+
+        Args:
+            x: (B, C, H, W), C up to three more than are normed.
+            passes: hand on the last channels as they are, else empty them.
+        """
+        ...
 
 
 class _Block(nn.Module):
@@ -144,10 +182,10 @@ class _Block(nn.Module):
         self.a = _conv3(channels, channels)
         self.b = _conv3(channels, channels)
 
-    def forward(self, x: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-        """X + norm(b(relu(norm(a(x)))))."""
-        changed: Tensor = norm(self.b(F.relu(norm(self.a(x)))))
-        return x + changed
+    def forward(self, x: Tensor, norm: Norm) -> Tensor:
+        """relu(X + norm(b(relu(norm(a(x))))))."""
+        changed = norm(self.b(F.relu(norm(self.a(x)))))
+        return F.relu(x + changed)
 
 
 class _Norms:
@@ -163,15 +201,19 @@ class _Norms:
         self._means: list[Tensor] = []
         self._variances: list[Tensor] = []
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *, passes: bool = False) -> Tensor:
+        """See ``Norm``."""
+        scale, shift = next(self._scales), next(self._shifts)
         # One pass for both moments; instance_norm's backward on the CPU is several times slower.
-        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+        variance, mean = (m[:, : scale.shape[1]] for m in torch.var_mean(x, dim=(2, 3), correction=0))
         self._means.append(mean.detach())
         self._variances.append(variance.detach())
         if self._frozen is not None:
             mean, variance = next(self._frozen)
-        gain = next(self._scales) * torch.rsqrt(variance + _EPSILON)
-        offset = next(self._shifts) - mean * gain
+        gain = scale * torch.rsqrt(variance + _EPSILON)
+        offset = shift - mean * gain
+        masses = (0, x.shape[1] - scale.shape[1])
+        gain, offset = F.pad(gain, masses, value=float(passes)), F.pad(offset, masses)
         normed: Tensor = x * gain[:, :, None, None] + offset[:, :, None, None]
         return normed
 
@@ -188,7 +230,7 @@ class StyleBatch:
     """One step's worth of lessons.
 
     Attributes:
-        photo: (B, 3, H, W) float32 in [0, 1], public, with a margin of ``_MARGIN`` pixels the loss does not look at.
+        photo: (B, 3, H, W) float32 in [0, 1], public, with a rim of ``_RIM`` pixels whose style the loss does not look at.
         code: (B,) int64, the row of ``StyleNet.codes`` each picture is painted with.
         perceptual: the frozen network the loss looks through.
         targets: moments of the works, one per perceptual layer.
@@ -241,7 +283,7 @@ class StyleLessons:
         """A seeded draw of photos, crops and codes. A code without works learns to give the photo back."""
         rng = np.random.default_rng((self._seed, step))
         codes = [self._draw_code(rng) for _ in range(self._batch)]
-        photos = [self._photos[rng.integers(len(self._photos))].crop(self._size + 2 * _MARGIN, rng) for _ in codes]
+        photos = [self._photos[rng.integers(len(self._photos))].crop(self._size + 2 * _RIM, rng) for _ in codes]
         shift = rng.integers(_SHIFT, size=2)
         live = step < self._settling_steps or rng.random() < _LIVE_SHARE
         return self._assemble(photos, codes, live=bool(live), shift=(int(shift[0]), int(shift[1])))
@@ -251,7 +293,7 @@ class StyleLessons:
 
         Their photos are kept out of the batches, unless there are no others.
         """
-        photos = [photo.centre(256 + 2 * _MARGIN) for photo in self._exam_photos]
+        photos = [photo.centre(256 + 2 * _RIM) for photo in self._exam_photos]
         for code in self._styled if self._emphasis is None else [self._emphasis]:
             for photo in photos:
                 yield self._assemble([photo], [code], live=True, shift=(0, 0))
@@ -311,7 +353,7 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Photo:
-    """Public pixels (3, H, W) in [0, 1] with a margin around, and the palette of the whole photo they are from."""
+    """Public pixels (3, H, W) in [0, 1] with a rim around, and the palette of the whole photo they are from."""
 
     pixels: Tensor
     palette: Palette
@@ -320,7 +362,7 @@ class _Photo:
     def of(cls, work: Work) -> _Photo:
         """At the training scale, its edge repeated outwards as when painting."""
         picture = _sized(work, _PHOTO_SIDE)
-        return cls(F.pad(picture[None], (_MARGIN,) * 4, mode="replicate")[0], Palette.of([picture]))
+        return cls(F.pad(picture[None], (_RIM,) * 4, mode="replicate")[0], Palette.of([picture]))
 
     def crop(self, size: int, rng: Generator) -> _Photo:
         top = int(rng.integers(self.pixels.shape[1] - size + 1))
@@ -404,7 +446,8 @@ class StyleObjective:
         Without that division, an artist of strong contrast pulls the body harder than a quiet one (Cheng et al.,
         CVPR 2021, "Style-Aware Normalized Loss").
         """
-        picture, photo = _without_margin(_painted(net, batch)), _without_margin(batch.photo)
+        whole = _painted(net, batch)
+        picture, photo = _without_rim(whole), _without_rim(batch.photo)
         down, right = batch.shift
         seen, shown = picture[:, :, down:, right:], photo[:, :, down:, right:]
         painted = _two_scales(batch.perceptual, seen)
@@ -414,12 +457,13 @@ class StyleObjective:
         styled = batch.weight
         content = (_whitened(painted[deepest]) - _whitened(original)).square().mean(dim=(1, 2, 3))
         style = _style_distance(painted, batch.targets)
-        colour = _colour_distance(picture, _without_margin(batch.recoloured))
+        colour = _colour_distance(_cut(whole, _MARGIN), _cut(batch.recoloured, _MARGIN))
         identity = (picture - photo).abs().mean(dim=(1, 2, 3))
         smooth = _roughness(picture)
         return torch.mean(
             styled * (_CONTENT_WEIGHT * content + _STYLE_WEIGHT * style + _COLOUR_WEIGHT * colour + _SMOOTH_WEIGHT * smooth)
             + _GRID_WEIGHT * _grid(picture)
+            + _CLIP_WEIGHT * _beyond(picture)
             + (1 - styled) * (content + _IDENTITY_WEIGHT * identity)
         )
 
@@ -491,8 +535,18 @@ def _whitened(features: Tensor) -> Tensor:
     return (features - mean) * torch.rsqrt(variance + 1e-3)
 
 
-def _without_margin(pictures: Tensor) -> Tensor:
-    return pictures[:, :, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+def _without_rim(pictures: Tensor) -> Tensor:
+    return _cut(pictures, _RIM)
+
+
+def _cut(pictures: Tensor, pixels: int) -> Tensor:
+    return pictures[:, :, pixels:-pixels, pixels:-pixels]
+
+
+def _beyond(picture: Tensor) -> Tensor:
+    """By how much a picture is blacker than black or whiter than white, on average: (B,)."""
+    size: Tensor = (picture - picture.clamp(0, 1)).abs().mean(dim=(1, 2, 3))
+    return size
 
 
 def _roughness(picture: Tensor) -> Tensor:
@@ -529,7 +583,7 @@ class ExactGraph(nn.Module):
         x = photo.permute(0, 3, 1, 2).float() / 255.0
         norms, mix = code[:, :-_UNDERPAINTING], code[:, -_UNDERPAINTING:]
         picture = self.net.body(x, _OnnxNorms(self.net.widths, norms), mix)
-        return torch.round(picture * 255.0).permute(0, 2, 3, 1).to(torch.uint8)
+        return torch.round(picture.clamp(0, 1) * 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
 
 class _OnnxNorms:
@@ -544,10 +598,15 @@ class _OnnxNorms:
         self._scales = iter(torch.split(scale, list(widths)))
         self._shifts = iter(torch.split(shift, list(widths)))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        arguments = (x, next(self._scales), next(self._shifts))
+    def __call__(self, x: Tensor, *, passes: bool = False) -> Tensor:
+        """See ``Norm``."""
+        scale, shift = next(self._scales), next(self._shifts)
+        masses = (0, x.shape[1] - scale.shape[0])
+        arguments = (x, F.pad(scale, masses), F.pad(shift, masses))
         attributes: dict[str, Any] = {"epsilon": _EPSILON}
-        return torch.onnx.ops.symbolic("InstanceNormalization", arguments, attributes, dtype=x.dtype, shape=x.shape)
+        normed = torch.onnx.ops.symbolic("InstanceNormalization", arguments, attributes, dtype=x.dtype, shape=x.shape)
+        passed = torch.cat([torch.zeros(scale.shape[0]), torch.ones(masses[1])])
+        return normed + x * passed.reshape(1, -1, 1, 1) if passes else normed
 
 
 @dataclass(frozen=True, slots=True)
@@ -574,16 +633,19 @@ class StyleModality:
     def signature(self) -> Signature:
         """See ``Modality.signature``."""
         picture = (1, None, None, 3)
-        normed = self.channels * (1 + 2 * BLOCKS) + 3 * _HALF_CHANNELS
+        normed = sum(normed_widths(self.channels))
         return Signature(
             medium="image",
             sampler="feed-forward",
             content=TensorSpec("photo", "uint8", picture),
             code=TensorSpec("code", "float32", (1, 2 * normed + _UNDERPAINTING)),
             output=TensorSpec("picture", "uint8", picture),
-            multiple=4,
-            margin=_MARGIN,
         )
+
+    @property
+    def frame(self) -> Frame:
+        """See ``Modality.frame``."""
+        return Frame(multiple=4, margin=_MARGIN + _OVERHANG, used=_OVERHANG)
 
     def build(self, seed: int, codes: int = 1) -> StyleNet:
         """See ``Modality.build``: He initialisation; the PixelShuffle layers start without a grid."""
@@ -594,7 +656,10 @@ class StyleModality:
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
         _smooth_shuffle_inplace(net.to_half)
-        _smooth_shuffle_inplace(net.to_full, gain=0.3)
+        _smooth_shuffle_inplace(net.to_full, gain=0.05)  # the first pictures are the underpainting, and little more
+        with torch.no_grad():
+            net.to_full.weight[:, -_MASSES:] = _enlarged(torch.eye(3) / _MASS_GAIN)
+        _pass_masses_inplace(net)
         return net
 
     def lessons(
@@ -636,28 +701,39 @@ class StyleModality:
     def suit_inplace(self, net: StyleNet, row: int, batches: Iterable[StyleBatch]) -> None:
         """See ``Modality.suit_inplace``: mix the underpainting so that broad masses have the artist's colours.
 
-        Ridge regression: the picture's logits are linear in those numbers, and the convolutions do not see them.
+        Ridge regression, a few times over: what passes the convolutions is linear in those numbers, but they look at it too.
         """
-        seen, missing = [], []
+        lessons = list(batches)
+        best, least = net.codes[row].clone(), math.inf
+        for _ in range(_SUITINGS):
+            known, missing = self._broad_masses_of(net, row, lessons)
+            error = missing.square().mean().item() if len(missing) else math.inf
+            if not error < least:
+                break
+            best, least = net.codes[row].clone(), error
+            ridge = _COLOUR_RIDGE * len(known) * torch.eye(4)
+            change = torch.linalg.solve(known.T @ known + ridge, known.T @ missing)  # (4, 3)
+            net.codes[row, -_UNDERPAINTING:] += torch.cat([change[:3].T.flatten(), change[3]])
+        net.codes[row] = best
+
+    def _broad_masses_of(self, net: StyleNet, row: int, batches: Sequence[StyleBatch]) -> tuple[Tensor, Tensor]:
+        """What the underpainting of a code is mixed from, (N, 4), and how far the picture is from the palette, (N, 3)."""
+        known, missing = [torch.zeros(0, 4)], [torch.zeros(0, 3)]
         for batch in batches:
             mine = batch.code == row
             photo, recoloured = batch.photo[mine], batch.recoloured[mine]
             if len(photo):
                 picture = net(photo, net.codes[row].expand(len(photo), -1))[0]
-                masses, wanted, found = (_broad_masses(_without_margin(p)) for p in (photo, recoloured, picture))
-                seen.append(torch.cat([4.0 * (masses - 0.5), torch.ones(len(masses), 1)], dim=1))
-                missing.append(torch.logit(wanted, _COLOUR_EDGE) - torch.logit(found, _COLOUR_EDGE))
-        if not seen:
-            return
-        known, unknown = torch.cat(seen), torch.cat(missing)
-        ridge = _COLOUR_RIDGE * len(known) * torch.eye(4)
-        change = torch.linalg.solve(known.T @ known + ridge, known.T @ unknown)  # (4, 3)
-        net.codes[row, -_UNDERPAINTING:] += torch.cat([change[:3].T.flatten(), change[3]])
+                masses, wanted, found = (_broad_masses(_without_rim(p)) for p in (photo, recoloured, picture))
+                known.append(torch.cat([masses, torch.ones(len(masses), 1)], dim=1))
+                missing.append(wanted - found)
+        return torch.cat(known), torch.cat(missing)
 
     def constrain_inplace(self, net: StyleNet) -> None:
-        """See ``Modality.constrain_inplace``: both PixelShuffle layers keep even phases."""
+        """See ``Modality.constrain_inplace``: both PixelShuffle layers keep even phases, and the underpainting passes."""
         _even_phases_inplace(net.to_half)
         _even_phases_inplace(net.to_full)
+        _pass_masses_inplace(net)
 
     def is_shared(self, parameter: str) -> bool:
         """See ``Modality.is_shared``."""
@@ -668,7 +744,8 @@ class StyleModality:
         """Mean style distance, and mean luminance SSIM between photo and picture."""
         styles, contents = [], []
         for batch in batches:
-            picture, photo = (_without_margin(p) for p in (net(batch.photo, net.codes[batch.code])[0], batch.photo))
+            painted = net(batch.photo, net.codes[batch.code])[0].clamp(0, 1)
+            picture, photo = _without_rim(painted), _without_rim(batch.photo)
             styles.append(_style_distance(_two_scales(batch.perceptual, picture), batch.targets).mean().item())
             contents += [ssim(a, b) for a, b in zip(_pixels(photo), _pixels(picture), strict=True)]
         return Score(style=float(np.mean(styles)), content=float(np.mean(contents)))
@@ -682,9 +759,24 @@ def _smooth_shuffle_inplace(conv: nn.Conv2d, gain: float = 1.0) -> None:
     steps.
     """
     mix = conv.weight[::4].sum(dim=(2, 3)) * gain
+    conv.weight.copy_(_enlarged(mix))
+
+
+def _enlarged(mix: Tensor) -> Tensor:
+    """Weights (4 * O, I, 3, 3) that mix channels by ``mix`` (O, I) and enlarge them twice, bilinearly, after PixelShuffle."""
     near, far = torch.tensor([0.25, 0.75, 0.0]), torch.tensor([0.0, 0.75, 0.25])
     kernels = torch.stack([torch.outer(down, right) for down in (near, far) for right in (near, far)])
-    conv.weight.copy_(torch.einsum("oi,phw->opihw", mix, kernels).reshape(conv.weight.shape))
+    return torch.einsum("oi,phw->opihw", mix, kernels).flatten(0, 1)
+
+
+@torch.no_grad()
+def _pass_masses_inplace(net: StyleNet) -> None:
+    """Let the underpainting pass: no convolution of the trunk adds to it, ``to_half`` enlarges it and does nothing else."""
+    net.stem.weight[-_MASSES:] = 0
+    for block in (*net.blocks, net.detail):
+        block.b.weight[-_MASSES:] = 0
+    net.to_half.weight[-4 * _MASSES :] = 0
+    net.to_half.weight[-4 * _MASSES :, -_MASSES:] = _enlarged(torch.eye(_MASSES))
 
 
 @torch.no_grad()

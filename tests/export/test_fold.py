@@ -13,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from export.fold import FoldError, NormStatistics, calibrate, fold
 from export.runtime import inputs_of, open_engine
 from models.contract import Signature, TensorSpec, Work
-from models.samplers import mix, pad, paint
+from models.samplers import mix, paint
 from tests import pictures
 from tests.export.conftest import Exported
+from tests.tiny import framed
 
 Graph = bytes
 RNG: Final = np.random.default_rng(0)
@@ -67,8 +68,8 @@ def test_the_code_and_every_norm_are_gone(exported: Exported) -> None:
 
     assert inputs_of(open_engine(folded, "folded")) == (exported.signature.content.name,)
     kinds = {node.op_type for node in model.graph.node}
-    assert not kinds & {"InstanceNormalization", "Split", "Slice", "Reshape"}
-    assert sum(node.op_type == "Conv" for node in model.graph.node) == 16
+    assert not kinds & {"InstanceNormalization", "Split", "Reshape"}
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == 15
     named = {name for node in model.graph.node for name in node.input}
     assert {tensor.name for tensor in model.graph.initializer} <= named
 
@@ -95,7 +96,7 @@ def test_statistics_are_those_that_the_network_itself_sees(exported: Exported) -
     """A second opinion from torch: mean and variance before each norm, averaged over the photos."""
     seen_by_torch = []
     for photo in exported.photos:
-        content = torch.tensor(pad(photo, exported.signature)).permute(0, 3, 1, 2).float() / 255
+        content = torch.tensor(framed(photo)).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
             _, (mean, variance) = exported.net(content, torch.tensor(exported.codes[0])[None])
         seen_by_torch.append((mean[0].numpy(), variance[0].numpy()))
@@ -104,7 +105,8 @@ def test_statistics_are_those_that_the_network_itself_sees(exported: Exported) -
 
     # The norms stand in the graph in the order the network applies them.
     for index, name in enumerate(("mean", "variance")):
-        ours = np.concatenate([getattr(s, name) for s in statistics.values()])
+        widths = zip(statistics.values(), exported.net.widths, strict=True)
+        ours = np.concatenate([getattr(s, name)[:width] for s, width in widths])  # without what passes the norms
         theirs = np.mean([seen[index] for seen in seen_by_torch], axis=0)
         assert np.allclose(ours, theirs, rtol=2e-3, atol=2e-4)
 
@@ -125,8 +127,6 @@ SIGNATURE: Final = Signature(
     content=TensorSpec("x", "float32", (1, 2, None, None)),
     code=TensorSpec("code", "float32", (1, 2)),
     output=TensorSpec("y", "float32", (1, None, None, None)),
-    multiple=1,
-    margin=0,
 )
 CODE: Final = np.array([0.5, -2.0], np.float32)
 

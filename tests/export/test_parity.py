@@ -11,28 +11,29 @@ from export.parity import INT8_PSNR_DB, INT8_SSIM, Parity, compare
 from export.runtime import open_engine
 from models.contract import Work
 from models.measures import psnr, ssim
-from models.samplers import Code, pad
+from models.samplers import Code
 from tests import pictures
 from tests.export.conftest import Exported
-from tests.tiny import STYLE
+from tests.tiny import STYLE, framed
 
 
 def painted_by_torch(exported: Exported, photo: Work, code: Code) -> Work:
     """(1, H, W, 3) uint8, by the network itself and not by its graph."""
-    content = torch.tensor(photo).permute(0, 3, 1, 2).float() / 255
+    content = torch.tensor(framed(photo)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         picture, _ = exported.net(content, torch.tensor(code)[None])
-    rounded: Work = (picture * 255).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
-    return rounded
+    rounded: Work = (picture.clamp(0, 1) * 255).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    border = STYLE.frame.margin - STYLE.frame.used
+    return rounded[:, border : border + photo.shape[0], border : border + photo.shape[1]]
 
 
 @pytest.mark.parametrize("row", [0, 1])
 @pytest.mark.parametrize("size", [(32, 32), (32, 72), (61, 34), (1, 1)])
 def test_onnx_runtime_paints_what_torch_paints(exported: Exported, row: int, size: pictures.Size) -> None:
     engine = open_engine(exported.exact, "exact", threads=1)
-    photo, code = pad(pictures.shapes(size), exported.signature), exported.codes[row]
+    photo, code = pictures.shapes(size), exported.codes[row]
 
-    picture = engine.run({"photo": photo, "code": code[None]})["picture"]
+    picture = engine.run({"photo": photo[None], "code": code[None]})["picture"]
 
     assert picture.dtype == np.uint8
     expected = painted_by_torch(exported, photo, code)
@@ -43,14 +44,14 @@ def test_onnx_runtime_paints_what_torch_paints(exported: Exported, row: int, siz
 
 def test_the_two_codes_paint_two_pictures(exported: Exported) -> None:
     """The positive control of the parity above: the code does matter."""
-    photo = pad(pictures.shapes(), exported.signature)
+    photo = pictures.shapes()
     one, other = (painted_by_torch(exported, photo, code) for code in exported.codes)
 
     assert np.abs(one.astype(int) - other).mean() > 5
 
 
 def test_a_network_with_another_body_is_told_apart(exported: Exported) -> None:
-    photo = pad(pictures.shapes(), exported.signature)
+    photo = pictures.shapes()
     other = STYLE.build(seed=99, codes=2)
     strange = replace(exported, net=other)
 

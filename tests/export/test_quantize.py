@@ -1,20 +1,23 @@
-"""The int8 graph: in the form that ONNX Runtime fuses, near the folded one, and nothing left lying about."""
+"""The int8 graph: in the form each runtime fuses, bytes from end to end, and near the folded one."""
 
-import logging
-import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from export.fold import calibrate, fold
 from export.parity import compare
-from export.quantize import int8_onnx
-from export.runtime import inputs_of, open_engine
+from export.quantize import QuantizeError, Span, Target, int8_onnx, observe
+from export.runtime import inputs_of, installed, open_engine
 from models.samplers import paint
+from tests import pictures
 from tests.export.conftest import Exported
+
+TARGETS: tuple[Target, ...] = ("onnxruntime", "openvino")
 
 
 @pytest.fixture(scope="module")
@@ -24,33 +27,75 @@ def folded(exported: Exported) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def int8(exported: Exported, folded: bytes) -> bytes:
-    return int8_onnx(folded, exported.signature, exported.photos)
+def spans(exported: Exported, folded: bytes) -> dict[str, Span]:
+    return observe(folded, exported.signature, exported.photos)
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    made: Target = request.param
+    return made
+
+
+@pytest.fixture(scope="module")
+def int8(exported: Exported, folded: bytes, spans: dict[str, Span], target: Target) -> bytes:
+    return int8_onnx(folded, exported.signature, spans, target)
 
 
 def test_the_int8_graph_takes_and_gives_what_the_folded_one_does(exported: Exported, int8: bytes) -> None:
     engine = open_engine(int8, "int8")
 
     assert inputs_of(engine) == ("photo",)
-    assert paint(engine.run, exported.signature, exported.photos[0], None).shape == exported.photos[0].shape
+    for size in ((1, 1), (5, 90), (64, 33)):
+        photo = pictures.shapes(size)
+        assert paint(engine.run, exported.signature, photo, None).shape == photo.shape
 
 
-def test_every_convolution_has_int8_weights_by_channel_and_uint8_activations(int8: bytes) -> None:
+def test_every_convolution_has_int8_weights_by_channel_and_uint8_activations(int8: bytes, target: Target) -> None:
     model = onnx.load_from_string(int8)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
 
-    assert len(convolutions) == 16
+    assert len(convolutions) == 15
     for node in convolutions:
-        activation, weight, bias = (makers[name] for name in node.input)
-        assert {n.op_type for n in (activation, weight, bias)} == {"DequantizeLinear"}
+        activation, weight = (makers[name] for name in node.input[:2])
+        assert {n.op_type for n in (activation, weight)} == {"DequantizeLinear"}
         assert tensors[activation.input[2]].dtype == np.uint8
+        assert not tensors[activation.input[2]].any()  # nothing that is convolved goes below zero
         quantised = tensors[weight.input[0]]
         assert quantised.dtype == np.int8
         assert tensors[weight.input[1]].shape == (quantised.shape[0],)
         assert not tensors[weight.input[2]].any()  # symmetric
-        assert tensors[bias.input[0]].dtype == np.int32
+        if target == "onnxruntime":
+            assert tensors[makers[node.input[2]].input[0]].dtype == np.int32
+        else:
+            assert tensors[node.input[2]].dtype == np.float32
+
+
+def test_the_photos_bytes_are_convolved_and_the_pictures_bytes_come_out(int8: bytes) -> None:
+    """No operator turns pixels into floats or back but those that a runtime fuses into a convolution."""
+    operators = Counter(node.op_type for node in onnx.load_from_string(int8).graph.node)
+
+    assert not {"Cast", "Clip", "Round", "Sigmoid", "Div", "InstanceNormalization"} & set(operators)
+    assert operators["QuantizeLinear"] == 15 + 6  # after each convolution and each addition
+
+
+def test_onnx_runtime_fuses_every_convolution_into_its_int8_kernel(
+    exported: Exported, folded: bytes, spans: dict[str, Span], tmp_path: Path
+) -> None:
+    """As its own record of the graph it runs says."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    options.log_severity_level = 3
+    int8 = int8_onnx(folded, exported.signature, spans, "onnxruntime")
+
+    ort.InferenceSession(int8, options, providers=["CPUExecutionProvider"])
+
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node)
+    assert operators["QLinearConv"] == 15
+    assert operators["QLinearAdd"] == 6
+    assert not {"Conv", "Relu", "QuantizeLinear", "DequantizeLinear"} & set(operators)
 
 
 def test_int8_paints_nearly_what_the_folded_graph_paints(exported: Exported, folded: bytes, int8: bytes) -> None:
@@ -67,22 +112,65 @@ def test_int8_paints_nearly_what_the_folded_graph_paints(exported: Exported, fol
     assert parity.psnr_db < 99  # something really was rounded
 
 
-def test_nothing_is_left_behind_and_the_root_logger_is_as_it_was(
-    exported: Exported, folded: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_was_not_seen_while_calibrating_is_what_makes_it_worse(exported: Exported, folded: bytes) -> None:
+    """The control: spans far too narrow do show in the parity."""
+    narrow = {name: Span(s.low / 20, s.high / 20) for name, s in observe(folded, exported.signature, exported.photos).items()}
+    int8 = int8_onnx(folded, exported.signature, narrow, "onnxruntime")
+    reference, quantised = (
+        [paint(open_engine(model, "graph").run, exported.signature, photo, None) for photo in exported.photos]
+        for model in (folded, int8)
+    )
+
+    assert compare(reference, quantised).psnr_db < 20
+
+
+@pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
+def test_openvino_paints_what_onnx_runtime_paints(exported: Exported, folded: bytes, spans: dict[str, Span]) -> None:
+    int8 = int8_onnx(folded, exported.signature, spans, "openvino")
+    one, other = (
+        [paint(open_engine(int8, "int8", runtime=runtime).run, exported.signature, p, None) for p in exported.photos]
+        for runtime in ("onnxruntime", "openvino")
+    )
+
+    parity = compare(one, other)
+    assert parity.psnr_db > 25
+    assert parity.ssim > 0.98
+
+
+def test_both_forms_have_the_same_weights(exported: Exported, folded: bytes, spans: dict[str, Span]) -> None:
+    one, other = (
+        [t.raw_data for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4]
+        for model in (onnx.load_from_string(int8_onnx(folded, exported.signature, spans, target)) for target in TARGETS)
+    )
+
+    assert len(one) == 15
+    assert one == other
+
+
+def test_the_same_graph_and_spans_give_the_same_bytes(
+    exported: Exported, folded: bytes, spans: dict[str, Span], target: Target, int8: bytes
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    level = logging.getLogger().level
-
-    int8_onnx(folded, exported.signature, exported.photos[:1])
-
-    assert list(tmp_path.iterdir()) == []
-    assert logging.getLogger().level == level
+    assert int8_onnx(folded, exported.signature, spans, target) == int8
 
 
-def test_the_logger_is_put_back_when_quantising_fails(exported: Exported, folded: bytes) -> None:
-    level = logging.getLogger().level
+def test_a_graph_with_an_operator_we_do_not_quantise_is_refused(exported: Exported, folded: bytes) -> None:
+    model = onnx.load_from_string(folded)
+    place = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Relu")
+    model.graph.node[place].CopyFrom(helper.make_node("Sigmoid", model.graph.node[place].input, model.graph.node[place].output))
 
-    with pytest.raises(ValueError, match="No data is collected"):
-        int8_onnx(folded, exported.signature, [])
+    with pytest.raises(QuantizeError, match="Sigmoid"):
+        observe(model.SerializeToString(), exported.signature, exported.photos)
 
-    assert logging.getLogger().level == level
+
+def test_a_graph_that_does_not_begin_with_bytes_is_refused(exported: Exported, folded: bytes) -> None:
+    model = onnx.load_from_string(folded)
+    place = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Div")
+    model.graph.node[place].op_type = "Mul"
+
+    with pytest.raises(QuantizeError, match="begin and end with bytes"):
+        observe(model.SerializeToString(), exported.signature, exported.photos)
+
+
+def test_an_exact_graph_is_refused_since_its_norms_are_not_folded(exported: Exported) -> None:
+    with pytest.raises(QuantizeError):
+        observe(exported.exact, exported.signature, exported.photos)

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from export.errors import IntegrityError
 from export.fold import calibrate, fold
-from export.runtime import inputs_of, open_engine
+from export.runtime import OnnxRuntimeEngine, inputs_of, open_engine
 from models.samplers import paint
 from tests.export.conftest import Exported
 
@@ -27,12 +27,14 @@ def test_an_engine_says_what_it_is_and_which_inputs_it_has(exported: Exported, f
 
 
 def test_only_the_cpu_runs_it_and_with_as_many_threads_as_asked(exported: Exported) -> None:
-    session = open_engine(exported.exact, "exact", threads=1).session
+    engine = open_engine(exported.exact, "exact", threads=1)
+    assert isinstance(engine, OnnxRuntimeEngine)
+    session = engine.session
 
     assert session.get_providers() == ["CPUExecutionProvider"]
     assert session.get_session_options().intra_op_num_threads == 1
     assert session.get_session_options().inter_op_num_threads == 1
-    assert session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert session.get_session_options().get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_an_engine_gives_every_output_by_its_name_and_the_same_each_time(exported: Exported) -> None:

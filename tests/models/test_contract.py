@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models import registry
-from models.contract import Dtype, Lessons, Medium, Modality, Sampler, Score, Signature, SignatureError, TensorSpec
+from models.contract import Dtype, Frame, Lessons, Medium, Modality, Sampler, Score, Signature, SignatureError, TensorSpec
 from models.state import load_inplace, private_arrays, shared_arrays
 from models.training import Plan, fit
 from tests.tiny import glasses, lessons_of, material_of, shaken, small, works_of
@@ -101,7 +101,7 @@ def test_training_makes_the_loss_smaller(modality: Modality[Any, Any], lessons: 
     net = modality.build(0, codes=2)
     before = mean_loss(modality, net, lessons)
 
-    fit(net, modality, lessons, Plan(steps=STEPS))
+    fit(net, modality, lessons, Plan(steps=4 * STEPS))
 
     assert mean_loss(modality, net, lessons) < 0.95 * before
 
@@ -212,14 +212,14 @@ def test_scoring_and_painting_leave_the_network_as_it_was(modality: Modality[Any
     before = tensors_in(copy.deepcopy(net.state_dict()))
 
     modality.score(net, lessons.exam())
-    modality.graph(net)(*example(modality.signature))
+    modality.graph(net)(*example(modality.signature, modality.frame))
 
     assert are_equal(before, tensors_in(net.state_dict()))
 
 
-def example(signature: Signature) -> tuple[Tensor, Tensor]:
-    """Valid graph inputs, with 3 and 4 multiples in the free dimensions."""
-    sizes = iter((3 * signature.multiple, 4 * signature.multiple))
+def example(signature: Signature, edge: Frame) -> tuple[Tensor, Tensor]:
+    """Valid graph inputs with a frame of no margin, and 3 and 4 multiples in the free dimensions."""
+    sizes = iter((3 * edge.multiple + 2 * edge.used, 4 * edge.multiple + 2 * edge.used))
     content, code = (
         torch.ones([d or next(sizes) for d in spec.shape], dtype=getattr(torch, spec.dtype))
         for spec in (signature.content, signature.code)
@@ -235,11 +235,12 @@ def test_the_exact_graph_keeps_its_signature(modality: Modality[Any, Any]) -> No
 
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx.ops, "symbolic", eager_instance_norm)
-        content, code = example(signature)
+        content, code = example(signature, modality.frame)
         output = modality.graph(net)(content, code)
 
     assert output.dtype == getattr(torch, signature.output.dtype)
-    assert output.shape == content.shape
+    used = 2 * modality.frame.used
+    assert output.shape == (content.shape[0], content.shape[1] - used, content.shape[2] - used, content.shape[3])
     assert all(want in (None, got) for want, got in zip(signature.output.shape, output.shape, strict=True))
 
 
@@ -343,8 +344,6 @@ def plain_signature() -> dict[str, Any]:
     return {
         "medium": "image",
         "sampler": "feed-forward",
-        "multiple": 4,
-        "margin": 16,
         "content": picture,
         "code": {"name": "code", "dtype": "float32", "shape": [1, 812]},
         "output": {**picture, "name": "picture"},
@@ -373,17 +372,10 @@ specs = st.builds(
         specs,
         specs,
         specs,
-        st.integers(1, 64),
-        st.integers(0, 256),
     )
 )
 def test_any_valid_signature_survives_json(signature: Signature) -> None:
     assert Signature.from_plain(json.loads(json.dumps(signature.to_plain()))) == signature
-
-
-@pytest.mark.parametrize(("field", "edge"), [("multiple", 1), ("multiple", 64), ("margin", 0), ("margin", 256)])
-def test_multiple_and_margin_are_accepted_at_their_limits(field: str, edge: int) -> None:
-    assert getattr(Signature.from_plain({**plain_signature(), field: edge}), field) == edge
 
 
 @pytest.mark.parametrize(
@@ -393,14 +385,6 @@ def test_multiple_and_margin_are_accepted_at_their_limits(field: str, edge: int)
         ("medium", ["image"], "unknown to this version"),
         ("sampler", "diffusion", "unknown to this version"),
         ("sampler", None, "unknown to this version"),
-        ("multiple", 0, "multiple must be"),
-        ("multiple", 65, "multiple must be"),
-        ("multiple", 4.0, "multiple must be"),
-        ("multiple", True, "multiple must be"),
-        ("multiple", "4", "multiple must be"),
-        ("margin", -1, "margin 0..256"),
-        ("margin", 257, "margin 0..256"),
-        ("margin", False, "margin 0..256"),
         ("content", None, "exactly name, dtype and shape"),
         ("content", [], "exactly name, dtype and shape"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.contract import Medium, Signature, TensorSpec, Work
-from models.samplers import Code, Feed, Run, UnknownArtError, mix, pad, paint, paint_with_strength
+from models.samplers import Code, Feed, Run, UnknownArtError, mix, paint, paint_with_strength
 from tests import pictures
 
 PICTURE: Final = (1, None, None, 3)
@@ -21,26 +21,23 @@ sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 Outputs = Mapping[str, npt.NDArray[np.generic]]
 
 
-def signature(multiple: int = 4, margin: int = 16) -> Signature:
+def signature() -> Signature:
     return Signature(
         medium="image",
         sampler="feed-forward",
         content=TensorSpec("photo", "uint8", PICTURE),
         code=TensorSpec("code", "float32", (1, 3)),
         output=TensorSpec("picture", "uint8", PICTURE),
-        multiple=multiple,
-        margin=margin,
     )
 
 
 def graph(change: Callable[[npt.NDArray[Any], Feed], npt.NDArray[Any]]) -> Run:
-    """A graph that refuses sizes its signature does not allow, as a compiled one would."""
+    """A graph that refuses what its signature does not allow, as a compiled one would."""
 
     def run(feed: Feed) -> Outputs:
         photo = feed["photo"]
         assert photo.dtype == np.uint8
         assert photo.ndim == 4
-        assert photo.shape[1] % 4 == photo.shape[2] % 4 == 0
         return {"picture": change(photo, feed)}
 
     return run
@@ -57,27 +54,6 @@ TINT_GRAPH: Final = graph(tint)
 # An identity code that does not give the photo back: what the strength has to make up for.
 IDENTITY: Final = np.array([-7, 0, 3], np.float32)
 CODE: Final = np.array([60, -60, 20], np.float32)
-
-
-@given(sizes, st.sampled_from([1, 2, 4, 7, 64]), st.sampled_from([0, 1, 16, 33]))
-def test_the_padded_photo_has_the_margin_all_round_and_allowed_sides(size: pictures.Size, multiple: int, margin: int) -> None:
-    photo = pictures.noise(size)
-
-    padded = pad(photo, signature(multiple, margin))
-
-    height, width = size
-    assert padded.shape[0] == 1
-    assert padded.shape[1] % multiple == padded.shape[2] % multiple == 0
-    assert 0 <= padded.shape[1] - height - 2 * margin < multiple
-    assert 0 <= padded.shape[2] - width - 2 * margin < multiple
-    assert np.array_equal(padded[0, margin : margin + height, margin : margin + width], photo)
-
-
-def test_the_margin_repeats_the_edge() -> None:
-    padded = pad(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8), signature(multiple=4, margin=1))
-
-    assert padded.shape == (1, 4, 4, 3)
-    assert padded[0, :, :, 0].tolist() == [[1, 1, 4, 4]] * 4
 
 
 @given(sizes)

@@ -67,7 +67,7 @@ def test_a_tensor_the_network_does_not_have_is_refused(name: str, shape: tuple[i
         load_inplace(STYLE.build(0), {name: np.zeros(shape, np.float32)})
 
 
-@pytest.mark.parametrize(("tier", "numbers"), [("style-kiosk", 812), ("style-studio", 1516)])
+@pytest.mark.parametrize(("tier", "numbers"), [("style-kiosk", 764), ("style-studio", 1468)])
 def test_a_style_code_has_two_numbers_for_each_normed_channel_and_twelve_for_the_underpainting(tier: str, numbers: int) -> None:
     modality = find(tier)
 

@@ -1,0 +1,102 @@
+"""Which runtime is fastest on this machine: measured once, remembered until the machine or a runtime changes.
+
+Neither runtime is the faster one everywhere: it depends on the processor's instructions, on threads and on precision.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+
+from edge_node.config import Home
+from export.errors import IntegrityError, UsageError
+from export.files import read_bounded, write_json
+from export.runtime import Engine, Runtime, installed
+from models.contract import Signature
+from models.samplers import paint
+
+RuntimeChoice = Literal["auto", "onnxruntime", "openvino"]
+_SIDE: Final = 512  # pixels of the photo that is painted to find out
+_WARM_UP: Final = 2
+_REPETITIONS: Final = 7
+_RECORD_MAX_BYTES: Final = 64 * 2**10
+
+
+def runtime_choice(text: str) -> RuntimeChoice:
+    """A runtime by name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    for choice in get_args(RuntimeChoice):
+        if choice == text:
+            return choice  # type: ignore[no-any-return]
+    raise UsageError(f"there is no runtime {text!r}", advice=f"Use one of {', '.join(get_args(RuntimeChoice))}.")
+
+
+def fastest(home: Home, kind: str, signature: Signature, engines: Mapping[Runtime, Callable[[], Engine]]) -> Runtime:
+    """The runtime to use, from what was measured here or, the first time, by measuring now.
+
+    Args:
+        home: this machine's folder; remembers.
+        kind: what sort of graph it is: graphs of one kind cost the same.
+        signature: of the graphs.
+        engines: how each runtime that could be used opens its form of the graph.
+    """
+    if len(engines) == 1:
+        return next(iter(engines))
+    machine = _machine()
+    remembered = _remembered(home)
+    known = dict(remembered["milliseconds"]) if remembered.get("machine") == machine else {}
+    if set(known.get(kind, {})) != set(engines):
+        known = {**known, kind: _milliseconds(signature, engines)}
+        write_json(_file(home), {"machine": machine, "milliseconds": known})
+    return min(engines, key=lambda runtime: float(known[kind][runtime]))
+
+
+def _milliseconds(signature: Signature, engines: Mapping[Runtime, Callable[[], Engine]]) -> dict[str, float]:
+    """Median time of a picture with each runtime, in turn, so that a busy moment hits all of them."""
+    photo = np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
+    opened = {runtime: open_() for runtime, open_ in engines.items()}
+    seconds: dict[Runtime, list[float]] = {runtime: [] for runtime in opened}
+    for _ in range(_WARM_UP + _REPETITIONS):
+        for runtime, engine in opened.items():
+            started = time.perf_counter()
+            paint(engine.run, signature, photo, None)
+            seconds[runtime].append(time.perf_counter() - started)
+    return {runtime: round(1000 * median(times[_WARM_UP:]), 3) for runtime, times in seconds.items()}
+
+
+def _machine() -> dict[str, str]:
+    """What the measurement holds for."""
+    return {"processor": _processor(), **{runtime: version(runtime) for runtime in installed()}}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _remembered(home: Home) -> dict[str, Any]:
+    """What was measured here before; nothing if it cannot be read, for then it is measured anew."""
+    try:
+        plain = json.loads(read_bounded(_file(home), _RECORD_MAX_BYTES))
+        kinds = {str(kind): {str(r): float(ms) for r, ms in times.items()} for kind, times in plain["milliseconds"].items()}
+        return {"machine": plain["machine"], "milliseconds": kinds}
+    except (OSError, IntegrityError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _file(home: Home) -> Path:
+    return home.root / "runtimes.json"
