@@ -126,7 +126,19 @@ def test_a_style_is_learned_listed_and_painted_with(home: Home, tmp_path: Path) 
 
     learned = data(home, "learn", str(tmp_path / "works"), "--style", "sea")
     listed = data(home, "styles")
-    painted = data(home, "paint", str(tmp_path / "photo.png"), "--style", "sea", "-o", output, "--precision", "fp32")
+    painted = data(
+        home,
+        "paint",
+        str(tmp_path / "photo.png"),
+        "--style",
+        "sea",
+        "-o",
+        output,
+        "--precision",
+        "fp32",
+        "--runtime",
+        "onnxruntime",
+    )
 
     assert (learned["name"], learned["works"], learned["works_found"]) == ("sea", 2, 2)
     assert listed == {"styles": [learned], "public": [{"name": "paper", "release": "sfumato-base 1"}]}

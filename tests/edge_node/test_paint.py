@@ -16,7 +16,7 @@ from edge_node.paint import Order
 from export import release, weights
 from export.errors import IntegrityError, NotConfiguredError, ResourceError, UsageError
 from export.files import digest_of
-from export.runtime import Precision, open_engine
+from export.runtime import Precision, Runtime, installed, open_engine
 from export.signing import VerifiedRelease
 from models import codecs, samplers
 from models.measures import psnr
@@ -43,14 +43,15 @@ def home(tmp_path_factory: pytest.TempPathFactory, packaged: VerifiedRelease) ->
 @pytest.mark.usefixtures("world")
 @pytest.mark.parametrize("size", [(64, 64), (65, 127), (333, 500), (64, 300)])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_picture_has_its_photos_size(home: Home, size: tuple[int, int], precision: Precision) -> None:
+@pytest.mark.parametrize("runtime", installed())
+def test_a_picture_has_its_photos_size(home: Home, size: tuple[int, int], precision: Precision, runtime: Runtime) -> None:
     photo = pictures.shapes(size, seed=1)
 
-    painted = paint.paint(home, Order(photo, SEA, precision=precision))
+    painted = paint.paint(home, Order(photo, SEA, precision=precision, runtime=runtime))
 
     assert painted.picture.shape == photo.shape
     assert painted.picture.dtype == np.uint8
-    assert (painted.precision, painted.graph, painted.runtime) == (precision, "folded", "onnxruntime")
+    assert (painted.precision, painted.graph, painted.runtime) == (precision, "folded", runtime)
     assert painted.picture.std() > 1
     assert not np.array_equal(painted.picture, photo)
 
@@ -107,10 +108,16 @@ def test_auto_takes_int8_only_where_it_was_found_near_enough(home: Home) -> None
 
 @pytest.mark.usefixtures("world")
 def test_int8_is_refused_for_what_only_the_exact_graph_can_do(home: Home) -> None:
-    with pytest.raises(UsageError, match="painted in fp32") as caught:
+    with pytest.raises(UsageError, match="painted by ONNX Runtime in fp32") as caught:
         paint.paint(home, Order(pictures.shapes((64, 64)), SEA, strength=0.5, precision="int8"))
 
     assert "--precision" in caught.value.advice
+
+
+@pytest.mark.usefixtures("world")
+def test_openvino_is_refused_for_what_only_the_exact_graph_can_do(home: Home) -> None:
+    with pytest.raises(UsageError, match="painted by ONNX Runtime"):
+        paint.paint(home, Order(pictures.shapes((64, 64)), SEA, strength=0.5, runtime="openvino"))
 
 
 @pytest.mark.usefixtures("world")
@@ -197,7 +204,7 @@ def test_the_identity_is_no_style(home: Home) -> None:
 
 @pytest.mark.usefixtures("world")
 def test_a_public_style_has_no_int8_graph(home: Home) -> None:
-    with pytest.raises(UsageError, match="painted in fp32"):
+    with pytest.raises(UsageError, match="painted by ONNX Runtime in fp32"):
         paint.paint(home, Order(pictures.shapes((64, 64)), {"paper": 1.0}, precision="int8"))
 
 

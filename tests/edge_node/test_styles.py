@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_the_style_in_use(
     np.testing.assert_array_equal(styles.find(home, "sea").code(), simulators.style_code(packaged))
 
 
-@pytest.mark.parametrize("name", ["sea.style", "fp32.onnx", "int8.onnx"])
+@pytest.mark.parametrize("name", ["sea.style", "fp32.onnx", "int8-onnxruntime.onnx"])
 def test_a_changed_file_is_noticed_when_it_is_read(sea: Style, name: str) -> None:
     data = (sea.folder / name).read_bytes()
     (sea.folder / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))

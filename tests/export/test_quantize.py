@@ -1,14 +1,19 @@
 """The int8 graph: in the form each runtime fuses, bytes from end to end, and near the folded one."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from torch.nn import functional as F  # noqa: N812 - the customary name
 
+from export import quantize
 from export.fold import calibrate, fold
 from export.parity import compare
 from export.quantize import QuantizeError, Span, Target, int8_onnx, observe
@@ -174,3 +179,34 @@ def test_a_graph_that_does_not_begin_with_bytes_is_refused(exported: Exported, f
 def test_an_exact_graph_is_refused_since_its_norms_are_not_folded(exported: Exported) -> None:
     with pytest.raises(QuantizeError):
         observe(exported.exact, exported.signature, exported.photos)
+
+
+def test_a_quiet_channel_is_amplified_where_it_is_made_and_the_function_stays(exported: Exported, folded: bytes) -> None:
+    """The sum of a trunk: what is multiplied in one place is divided in every other."""
+    spans = observe(folded, exported.signature, exported.photos)
+    steps = quantize._steps(onnx.load_from_string(folded).graph, exported.signature)
+
+    equalised, wide = quantize._equalised(steps, spans)
+
+    trunk = [step.output for step in equalised if step.kind == "add"]
+    spread = [np.ptp(np.log(np.maximum(s[name].high, 1e-2))) for s in (spans, wide) for name in trunk]
+    assert sum(spread[len(trunk) :]) < 0.9 * sum(spread[: len(trunk)])
+    photo = exported.photos[0][None].transpose(0, 3, 1, 2) / 255.0
+    assert np.allclose(computed(equalised, photo), computed(steps, photo), rtol=1e-3, atol=1e-3)
+
+
+def computed(steps: Sequence[quantize._Step], photo: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """The steps done one by one by torch: what the last convolution makes of a photo."""
+    known: dict[str, torch.Tensor] = {}
+    photo_tensor = torch.tensor(photo).float()
+    for step in steps[:-1]:
+        inputs = [known.get(name, photo_tensor) for name in step.inputs]
+        if step.kind == "add":
+            made = inputs[0] + inputs[1]
+        elif step.kind == "shuffle":
+            made = F.pixel_shuffle(inputs[0], 2)
+        else:
+            weight, bias = (torch.tensor(np.asarray(value)).float() for value in (step.weight, step.bias))
+            made = F.conv2d(inputs[0], weight, bias, stride=step.stride, padding=step.pads)
+        known[step.output] = F.relu(made) if step.relu else made
+    return known[steps[-2].output].numpy()
