@@ -7,6 +7,7 @@ installed; the engine says which of them it really is, since a silent fallback i
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,11 +75,9 @@ class OpenVinoEngine:
     def _request(self, feed: Feed) -> Any:
         sizes = tuple(feed[name.any_name].shape for name in self.model.inputs)
         if sizes not in self._requests:
-            import openvino  # noqa: PLC0415 - an extra
-
             fixed = self.model.clone()
             fixed.reshape({name.any_name: list(feed[name.any_name].shape) for name in self.model.inputs})
-            compiled = openvino.Core().compile_model(fixed, "CPU", dict(self.options))
+            compiled = _openvino().Core().compile_model(fixed, "CPU", dict(self.options))
             self._requests[sizes] = compiled.create_infer_request()
             while len(self._requests) > _SIZES:
                 self._requests.popitem(last=False)
@@ -129,9 +128,7 @@ def _open_onnxruntime(model: bytes, threads: int) -> Engine:
 
 
 def _open_openvino(model: bytes, threads: int) -> Engine:
-    import openvino  # noqa: PLC0415 - an extra
-
-    read = openvino.Core().read_model(model)
+    read = _openvino().Core().read_model(model)
     options: dict[str, object] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     if not any("Quantize" in node.get_type_name() for node in read.get_ops()):
         options["INFERENCE_PRECISION_HINT"] = "f32"  # else it would compute in bfloat16 what is called fp32
@@ -139,6 +136,14 @@ def _open_openvino(model: bytes, threads: int) -> Engine:
 
 
 _OPENERS: Final = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino}
+
+
+def _openvino() -> Any:
+    """The package, an extra, kept from reporting its import to its makers' analytics: it does that unless it cannot."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # means: not to be found
+    import openvino  # noqa: PLC0415 - an extra
+
+    return openvino
 
 
 def inputs_of(engine: Engine) -> tuple[str, ...]:

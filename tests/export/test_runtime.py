@@ -1,5 +1,8 @@
 """A graph is opened and run; what cannot be opened is refused by name."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ from onnx import TensorProto, helper
 
 from export.errors import IntegrityError
 from export.fold import calibrate, fold
-from export.runtime import OnnxRuntimeEngine, inputs_of, open_engine
+from export.runtime import OnnxRuntimeEngine, inputs_of, installed, open_engine
 from models.samplers import paint
 from tests.export.conftest import Exported
 
@@ -102,3 +105,33 @@ def test_the_made_up_graphs_above_are_refused_for_what_is_wrong_with_them() -> N
     engine = open_engine(one_node(helper.make_node("Add", ["x", "w"], ["y"]), tensor), "exact")
 
     assert engine.run({"x": np.ones(4, np.float32)})["y"].tolist() == [1, 2, 3, 4]
+
+
+_WATCHED = """
+import socket, sys
+seen = []
+sys.addaudithook(lambda event, arguments: seen.append(event) if event in ("socket.connect", "socket.getaddrinfo") else None)
+from export.runtime import open_engine
+engine = open_engine(open(sys.argv[1], "rb").read(), "folded", runtime="openvino")
+import numpy as np
+assert engine.run({"photo": np.zeros((1, 20, 30, 3), np.uint8)})["picture"].shape == (1, 20, 30, 3)
+import threading
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():
+        thread.join()
+print(sorted(set(seen)))
+socket.getaddrinfo("127.0.0.1", 1)
+print(sorted(set(seen)))
+"""
+
+
+@pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
+def test_openvino_reports_to_nobody(folded: bytes, tmp_path: Path) -> None:
+    (tmp_path / "folded.onnx").write_bytes(folded)
+
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCHED, str(tmp_path / "folded.onnx")], capture_output=True, text=True, check=True
+    )
+
+    # The second line is the control: the watch does see who asks for an address.
+    assert done.stdout.splitlines() == ["[]", "['socket.getaddrinfo']"]
