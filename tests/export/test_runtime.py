@@ -130,7 +130,7 @@ def test_openvino_reports_to_nobody(folded: bytes, tmp_path: Path) -> None:
     (tmp_path / "folded.onnx").write_bytes(folded)
 
     done = subprocess.run(
-        [sys.executable, "-c", _WATCHED, str(tmp_path / "folded.onnx")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _WATCHED, str(tmp_path / "folded.onnx")], capture_output=True, text=True, check=True, timeout=300
     )
 
     # The second line is the control: the watch does see who asks for an address.
