@@ -131,10 +131,8 @@ def precision_choice(text: str) -> PrecisionChoice:
     Raises:
         UsageError: there is none of that name.
     """
-    for choice in get_args(PrecisionChoice):
-        if choice == text:
-            return choice  # type: ignore[no-any-return]
-    raise UsageError(f"there is no precision {text!r}", advice="Use auto, fp32 or int8.")
+    choice: PrecisionChoice = runtimes.chosen("precision", text, get_args(PrecisionChoice))
+    return choice
 
 
 def read_photo(path: Path, longest_side: int | None = None) -> Work:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from export.runtime import Engine, Runtime, installed
 from models.contract import Signature
 from models.samplers import paint
 
+T = TypeVar("T")
 RuntimeChoice = Literal["auto", "onnxruntime", "openvino"]
 _SIDE: Final = 512  # pixels of the photo that is painted to find out
 _WARM_UP: Final = 2
@@ -36,10 +37,20 @@ def runtime_choice(text: str) -> RuntimeChoice:
     Raises:
         UsageError: there is none of that name.
     """
-    for choice in get_args(RuntimeChoice):
+    choice: RuntimeChoice = chosen("runtime", text, get_args(RuntimeChoice))
+    return choice
+
+
+def chosen(what: str, text: str, choices: tuple[T, ...]) -> T:
+    """The choice of that name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    for choice in choices:
         if choice == text:
-            return choice  # type: ignore[no-any-return]
-    raise UsageError(f"there is no runtime {text!r}", advice=f"Use one of {', '.join(get_args(RuntimeChoice))}.")
+            return choice
+    raise UsageError(f"there is no {what} {text!r}", advice=f"Use one of {', '.join(map(str, choices))}.")
 
 
 def fastest(home: Home, kind: str, signature: Signature, engines: Mapping[Runtime, Callable[[], Engine]]) -> Runtime:
