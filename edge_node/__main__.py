@@ -127,6 +127,8 @@ def learn(
         def text() -> None:
             _style_text({learned.name: learned})
             console.said(f"Learned from {learned.works} of {learned.works_found} works.")
+            if learned.compromise:
+                console.said(learned.compromise)
 
         console.show(_style(learned), as_json=as_json, text=text)
 
@@ -400,7 +402,9 @@ def _style(style: Style) -> dict[str, object]:
         "made": style.made,
         "body": style.body,
         "score": asdict(style.score),
-        "int8_parity": asdict(style.parity),
+        "int8_parity": asdict(style.parity) if style.parity else None,
+        "folding": asdict(style.folding) if style.folding else None,
+        "graph": "folded" if style.is_folded else "exact",
         "precision": style.best_precision,
         "damaged": False,
     }
@@ -413,8 +417,9 @@ def _style_text(found: Mapping[str, Style | None]) -> None:
 
 def _style_row(style: Style) -> list[str]:
     works = str(style.works) if style.works == style.works_found else f"{style.works} of {style.works_found}"
-    distance, parity = f"{style.score.style:.4f}", f"{style.parity.psnr_db:.1f} dB"
-    return [style.name, style.artist, works, distance, parity, style.best_precision, style.made[:10]]
+    distance, parity = f"{style.score.style:.4f}", f"{style.parity.psnr_db:.1f} dB" if style.parity else "none"
+    paints_in = style.best_precision if style.is_folded else "exact fp32"
+    return [style.name, style.artist, works, distance, parity, paints_in, style.made[:10]]
 
 
 def _in_use(home: Home) -> VerifiedRelease | None:

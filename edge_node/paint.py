@@ -1,8 +1,9 @@
 """One picture: a photo, a style or a mix, a strength. Neither torch nor flwr: a gallery's box paints with this.
 
 Which graph runs: one style at full strength uses its folded graph (int8 where that was found near enough, else fp32);
-mixes, lower strengths and the public styles a release brings along use the body's exact graph, in which styles are a matter
-of arithmetic on codes.
+mixes, lower strengths, the public styles a release brings along and a style that did not fold well use the body's exact
+graph, in which styles are a matter of arithmetic on codes. Photos above two megapixels are painted in tiles, by the exact
+graph with the norm statistics of a thumbnail.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from export.errors import UsageError
 from export.files import write_atomic
 from export.runtime import Engine, Precision, Runtime, installed, open_engine
 from export.signing import VerifiedRelease
+from export.thumbnail import LARGEST_WHOLE, thumbnail_run
 from models import codecs, samplers
 from models.contract import Signature, Work
-from models.samplers import Code
+from models.samplers import Code, Run
 
 PrecisionChoice = Literal["auto", "fp32", "int8"]
 SMALLEST_SIDE: Final = 64
@@ -80,19 +82,29 @@ def paint(home: Home, order: Order) -> Painted:
             "these styles were fitted to different bodies and cannot be mixed",
             advice="Run sfumato up until both are renewed, or learn the older one again.",
         )
-    if len(order.weights) == len(own) == 1 and order.strength >= 1:
-        return _folded(home, next(iter(own.values())), signature, order, threads)
+    alone = next(iter(own.values())) if len(order.weights) == len(own) == 1 and order.strength >= 1 else None
+    if alone is not None and (alone.is_folded or order.precision == "int8"):
+        return _folded(home, alone, signature, order, threads)
     if order.precision == "int8" or order.runtime == "openvino":
         raise UsageError(
-            "mixes, public styles and strengths below 1 are painted by ONNX Runtime in fp32",
+            alone.compromise if alone else "mixes, public styles and strengths below 1 are painted by ONNX Runtime in fp32",
             advice="Leave --precision and --runtime away.",
         )
     codes = {name: own[name].code() if name in own else public[name] for name in order.weights}
     code = samplers.mix(codes, order.weights)
-    engine = open_engine(source.read(release.EXACT), "release's exact", threads)
+    exact = source.read(release.EXACT)
+    run = thumbnail_run(exact, signature, threads) if _is_large(order.photo) else _exact_run(exact, threads)
     identity = release.codes_of(source)[release.IDENTITY]
-    picture = samplers.paint_with_strength(engine.run, signature, order.photo, code, identity, order.strength)
-    return Painted(picture, engine.runtime, "fp32", "exact")
+    picture = samplers.paint_with_strength(run, signature, order.photo, code, identity, order.strength)
+    return Painted(picture, "onnxruntime", "fp32", "exact")
+
+
+def _exact_run(exact: bytes, threads: int) -> Run:
+    return open_engine(exact, "release's exact", threads).run
+
+
+def _is_large(photo: Work) -> bool:
+    return photo.shape[0] * photo.shape[1] > LARGEST_WHOLE
 
 
 def _source(home: Home, order: Order, own: Mapping[str, Style]) -> tuple[VerifiedRelease, Mapping[str, Code]]:
@@ -122,7 +134,11 @@ def _folded(home: Home, style: Style, signature: Signature, order: Order, thread
         engine = opened(runtimes.fastest(home, kind, signature, {r: partial(opened, r) for r in installed()}))
     else:
         engine = opened(order.runtime)
-    return Painted(samplers.paint(engine.run, signature, order.photo, None), engine.runtime, precision, "folded")
+    if _is_large(order.photo):
+        picture = samplers.paint_in_tiles(engine.run, signature, order.photo)
+    else:
+        picture = samplers.paint(engine.run, signature, order.photo, None)
+    return Painted(picture, engine.runtime, precision, "folded")
 
 
 def precision_choice(text: str) -> PrecisionChoice:

@@ -12,7 +12,8 @@ A folder is written whole and then pointed to; the one before stays until then, 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +25,15 @@ from export import release, weights
 from export.errors import IntegrityError, NotConfiguredError, UsageError
 from export.files import Digest, digest_of, read_bounded, write_atomic, write_folder_atomic
 from export.fold import calibrate, fold
-from export.parity import Parity, compare
-from export.quantize import int8_onnx, observe
-from export.runtime import RUNTIMES, Precision, Runtime, open_engine
+from export.parity import Distance, Folding, Parity, compare, folding
+from export.quantize import QuantizeError, int8_onnx, observe
+from export.runtime import RUNTIMES, Precision, Runtime, installed, open_engine
 from export.signing import VerifiedRelease
 from models import samplers
-from models.contract import Score, Signature
+from models.contract import Score, Signature, Work
 from models.samplers import Code, paint
+
+_log = logging.getLogger(__name__)
 
 _CURRENT: Final = "current"
 _RECORD: Final = "style.json"
@@ -67,7 +70,8 @@ class Style:
         works: how many works it was learned from.
         works_found: how many there were to choose them from.
         score: on its exam photos.
-        parity: int8 against folded fp32.
+        parity: int8 against folded fp32, in the form that is further off; None if it could not be quantised.
+        folding: folded fp32 against exact; None of a style compiled before that was measured.
         files: digest of each file.
     """
 
@@ -81,7 +85,8 @@ class Style:
     works: int
     works_found: int
     score: Score
-    parity: Parity
+    parity: Parity | None
+    folding: Folding | None
     files: dict[str, Digest]
 
     def code(self) -> Code:
@@ -111,9 +116,33 @@ class Style:
         return data
 
     @property
+    def is_folded(self) -> bool:
+        """Whether its folded graph is near enough to the exact one to paint in its place."""
+        return self.folding is None or self.folding.is_near()
+
+    @property
     def best_precision(self) -> Precision:
-        """int8 if it is near enough to fp32, else fp32."""
-        return "int8" if self.parity.is_near() else "fp32"
+        """int8 if both steps to it stay near enough to what they replace, else fp32."""
+        return "int8" if self.is_folded and self.parity is not None and self.parity.is_near() else "fp32"
+
+    @property
+    def compromise(self) -> str:
+        """What of the fast way had to be left, in a sentence; empty if nothing."""
+        if self.folding is not None and not self.folding.is_near():
+            seen = self.folding
+            return (
+                f"With frozen norms its pictures would change too much (colour difference {seen.colour_difference:.1f}, "
+                f"SSIM {seen.ssim:.2f}, style distance {seen.style_exact:.3f} to {seen.style_folded:.3f}): "
+                "it is painted by the exact graph in fp32."
+            )
+        if self.parity is None:
+            return "Its graph cannot be quantised: it is painted in fp32."
+        if not self.parity.is_near():
+            return (
+                f"int8 would change its pictures too much ({self.parity.psnr_db:.1f} dB, SSIM {self.parity.ssim:.3f}): "
+                "it is painted in fp32."
+            )
+        return ""
 
 
 def _graph_file(precision: Precision, runtime: Runtime) -> str:
@@ -162,8 +191,13 @@ def refuse_other_art(signature: Signature) -> None:
         ) from error
 
 
-def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, lineage: Lineage) -> Style:
-    """Fold, quantise, check parity, write, and make the style the one in use.
+def compile_style(
+    home: Home, name: str, code: Code, source: VerifiedRelease, lineage: Lineage, distance: Distance | None = None
+) -> Style:
+    """Fold, quantise, check each against what it replaces, write, and make the style the one in use.
+
+    What is not near enough is not used: a folded graph too far from the exact one leaves the style to the exact graph, an
+    int8 graph too far from fp32, or one that cannot be made, to fp32. ``Style.compromise`` says so.
 
     Args:
         home: this machine's folder.
@@ -171,6 +205,7 @@ def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, li
         code: (D,) float32, fitted to the release's body.
         source: the release.
         lineage: where the code comes from.
+        distance: to the works it was learned from; None where they are not at hand.
 
     Raises:
         NotConfiguredError: the release is of a kind of art this version does not make.
@@ -180,13 +215,10 @@ def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, li
     signature, photos = source.manifest.signature, release.calibration_photos(source)
     exact = source.read(release.EXACT)
     folded = fold(exact, signature, code, calibrate(exact, signature, code, photos))
-    spans = observe(folded, signature, photos)
-    int8: dict[Runtime, bytes] = {runtime: int8_onnx(folded, signature, spans, runtime) for runtime in RUNTIMES}
     probes = list(release.pictures_of(source, release.PROBE).values())
-    fp32_pictures, int8_pictures = (
-        [paint(open_engine(graph, precision).run, signature, probe, None) for probe in probes]
-        for precision, graph in (("fp32", folded), ("int8", int8["onnxruntime"]))
-    )
+    exact_pictures = [paint(open_engine(exact, "exact").run, signature, probe, code) for probe in probes]
+    folded_pictures = _painted(folded, signature, probes)
+    int8, parity = _quantised(folded, signature, photos, probes, folded_pictures)
     metadata = {
         "artist": lineage.artist,
         "modality": source.manifest.modality,
@@ -209,12 +241,32 @@ def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, li
         works=lineage.works,
         works_found=lineage.works_found or lineage.works,
         score=lineage.score,
-        parity=compare(fp32_pictures, int8_pictures),
+        parity=parity,
+        folding=folding(exact_pictures, folded_pictures, distance),
         files={file: digest_of(data) for file, data in files.items()},
     )
     _write(style, files)
     write_atomic(home.styles / name / _CURRENT, style.folder.name.encode())
     return style
+
+
+def _quantised(
+    folded: bytes, signature: Signature, photos: Sequence[Work], probes: Sequence[Work], fp32_pictures: Sequence[Work]
+) -> tuple[dict[Runtime, bytes], Parity | None]:
+    """The int8 graphs, a form for each runtime, and how far the worst of those that can be run here is from fp32."""
+    try:
+        spans = observe(folded, signature, photos)
+        graphs: dict[Runtime, bytes] = {runtime: int8_onnx(folded, signature, spans, runtime) for runtime in RUNTIMES}
+    except QuantizeError as error:
+        _log.warning("a style stays fp32: %s", error)
+        return {}, None
+    found = [compare(fp32_pictures, _painted(graphs[runtime], signature, probes, runtime)) for runtime in installed()]
+    return graphs, Parity(min(p.psnr_db for p in found), min(p.ssim for p in found))
+
+
+def _painted(graph: bytes, signature: Signature, probes: Sequence[Work], runtime: Runtime = "onnxruntime") -> list[Work]:
+    engine = open_engine(graph, "folded", runtime=runtime)
+    return [paint(engine.run, signature, probe, None) for probe in probes]
 
 
 def _write(style: Style, files: dict[str, bytes]) -> None:
@@ -227,7 +279,8 @@ def _write(style: Style, files: dict[str, bytes]) -> None:
         "works": style.works,
         "works_found": style.works_found,
         "score": asdict(style.score),
-        "parity": asdict(style.parity),
+        "parity": asdict(style.parity) if style.parity else None,
+        "folding": asdict(style.folding) if style.folding else None,
         "files": style.files,
     }
 
@@ -253,7 +306,8 @@ def _opened(folder: Path, name: str) -> Style:
             works=int(plain["works"]),
             works_found=int(plain.get("works_found", plain["works"])),
             score=Score(**plain["score"]),
-            parity=Parity(**plain["parity"]),
+            parity=Parity(**plain["parity"]) if plain["parity"] else None,
+            folding=Folding(**plain["folding"]) if plain.get("folding") else None,
             files={str(k): Digest(str(v)) for k, v in plain["files"].items()},
         )
     except (OSError, IntegrityError, ValueError, KeyError, TypeError, AttributeError) as error:

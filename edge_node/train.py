@@ -99,6 +99,10 @@ class _Pupil:
     def score(self) -> Score:
         return self.modality.score(self.net, self.lessons.exam())
 
+    def distance(self, pictures: Sequence[Work]) -> float:
+        """How far finished pictures are from the artist's works."""
+        return self.lessons.distance(len(self.modality.codes(self.net)) - 1, pictures)
+
     def code(self) -> Code:
         """The artist's code as it is now."""
         code: Code = self.modality.codes(self.net)[-1]
@@ -129,7 +133,7 @@ def learn(home: Home, name: str, folder: Path, progress: Progress) -> Style:
     plan = training.Plan(config.learn_steps, private_only=True, rate_scale=_LEARN_RATE)
     training.fit(pupil.net, pupil.modality, pupil.lessons, plan, lambda step, _loss: progress(step, config.learn_steps))
     lineage = styles.Lineage(config.artist, str(folder.resolve()), len(loaded.works), pupil.score(), loaded.found)
-    learned = styles.compile_style(home, name, pupil.code(), source, lineage)
+    learned = styles.compile_style(home, name, pupil.code(), source, lineage, pupil.distance)
     if name == config.style:
         _code_file(home).unlink(missing_ok=True)
     return learned
@@ -163,7 +167,7 @@ def renew(home: Home, name: str, source: VerifiedRelease) -> Style | None:
         return None
     folder = old.folder_of_works if old else ""
     lineage = styles.Lineage(config.artist, folder, len(loaded.works), score, loaded.found)
-    return styles.compile_style(home, name, pupil.code(), source, lineage)
+    return styles.compile_style(home, name, pupil.code(), source, lineage, pupil.distance)
 
 
 def _score_of(home: Home, style: Style, works: Sequence[Work]) -> Score:

@@ -158,6 +158,10 @@ class Lessons(Protocol[BatchOut_co]):
         """The fixed batches that ``Modality.score`` is taken on; their material is kept out of the other batches."""
         ...
 
+    def distance(self, code: int, works: Sequence[Work]) -> float:
+        """Mean style distance of finished works to those a code learns from: ``Score.style`` of works already made."""
+        ...
+
 
 class Objective(Protocol[NetIn_contra, BatchIn_contra]):
     """One loss over one set of parameters."""

@@ -173,8 +173,12 @@ class Moments(NamedTuple):
 
 
 def moments(features: Tensor) -> Moments:
-    """First and second moments of feature maps (B, C, H, W); independent of H and W for a stationary texture."""
+    """First and second moments of feature maps (B, C, H, W); independent of H and W for a stationary texture.
+
+    Sums and E[xx'] - mm', not means of centred maps: their gradients would be written out at the size of the maps. Features
+    are a few hundred at most and means no larger than deviations by much, so float32 has the digits for it.
+    """
     flat = features.flatten(2)
-    mean = flat.mean(dim=2, keepdim=True)
-    centred = flat - mean
-    return Moments(mean[:, :, 0], centred @ centred.transpose(1, 2) / flat.shape[2])
+    pixels = flat.shape[2]
+    mean = flat.sum(dim=2, keepdim=True) / pixels
+    return Moments(mean[:, :, 0], (flat @ flat.transpose(1, 2)) / pixels - mean @ mean.transpose(1, 2))

@@ -50,22 +50,25 @@ _MARGIN: Final = 8  # edge padding around what is painted, cut off afterwards
 # is painted like the rest.
 _RIM: Final = 24
 
-_STYLE_SIDE: Final = 448  # works are measured at this geometric mean side: strokes as wide as in a 512 px picture
+_SHRINKS: Final = (1, 2, 4)  # the style loss sees the picture at these fractions of its size
+# Works are measured at this geometric mean side, larger than the 512 px pictures they teach: at their own scale an oil
+# painter's strokes are as narrow as one pixel of the trunk, and all it can make of them is a hatching on its own grid.
+_STYLE_SIDE: Final = 704
 _PHOTO_SIDE: Final = 320  # photos are fed at about this geometric mean side while training
 _EXAM_PHOTOS: Final = 4
 _EXPOSED_SHARE: Final = 0.4  # of the crops are exposed and contrasted at random
 _SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixed pixel grid cannot hide from it
 _CONTENT_WEIGHT: Final = 1.0
-_STYLE_WEIGHT: Final = 20.0
-_COLOUR_WEIGHT: Final = 110.0
+_STYLE_WEIGHT: Final = 30.0
+_COLOUR_WEIGHT: Final = 220.0
 _COLOUR_PATCH: Final = 16  # pixels a side: broad masses of colour follow the photo's, strokes inside them are free
-_HUE_SHARE: Final = 0.5  # of what sets a photo's colour apart from its grey goes into the palette: the rest is the artist's
 _COLOUR_FLOOR: Final = 1e-3  # variance added to a photo's colours, so that a grey one is not blown up
 _SUITINGS: Final = 4  # the last only looks whether the one before was for the better
 _COLOUR_RIDGE: Final = 0.01  # per patch: few photos do not show every hue
 _IDENTITY_WEIGHT: Final = 30.0
-_SMOOTH_WEIGHT: Final = 0.8
+_SMOOTH_WEIGHT: Final = 1.5
 _GRID_WEIGHT: Final = 60.0
+_FOLD_WEIGHT: Final = 8.0  # of what changes in a picture when the norms' statistics are frozen
 _CLIP_WEIGHT: Final = 30.0  # of what lies beyond black or white: it would be cut off and leave flat patches
 
 
@@ -271,7 +274,8 @@ class StyleLessons:
         self._batch = batch
         self._settling_steps = settling_steps
         self._emphasis = emphasis
-        photos = [_Photo.of(work) for work in material]
+        photos = [_photo(work) for work in material]
+        self._daylight = Palette.of(photos)
         self._exam_photos = photos[:_EXAM_PHOTOS]
         self._photos = photos[_EXAM_PHOTOS:] or photos
         self._targets = _stacked([_targets(perceptual, works) for works in targets])
@@ -283,7 +287,7 @@ class StyleLessons:
         """A seeded draw of photos, crops and codes. A code without works learns to give the photo back."""
         rng = np.random.default_rng((self._seed, step))
         codes = [self._draw_code(rng) for _ in range(self._batch)]
-        photos = [self._photos[rng.integers(len(self._photos))].crop(self._size + 2 * _RIM, rng) for _ in codes]
+        photos = [_crop(self._photos[rng.integers(len(self._photos))], self._size + 2 * _RIM, rng) for _ in codes]
         shift = rng.integers(_SHIFT, size=2)
         live = step < self._settling_steps or rng.random() < _LIVE_SHARE
         return self._assemble(photos, codes, live=bool(live), shift=(int(shift[0]), int(shift[1])))
@@ -293,10 +297,17 @@ class StyleLessons:
 
         Their photos are kept out of the batches, unless there are no others.
         """
-        photos = [photo.centre(256 + 2 * _RIM) for photo in self._exam_photos]
+        photos = [_centre(photo, 256 + 2 * _RIM) for photo in self._exam_photos]
         for code in self._styled if self._emphasis is None else [self._emphasis]:
             for photo in photos:
                 yield self._assemble([photo], [code], live=True, shift=(0, 0))
+
+    @torch.no_grad()
+    def distance(self, code: int, works: Sequence[Work]) -> float:
+        """See ``Lessons.distance``, of pictures as they are, each counting the same."""
+        target = [Moments(layer.mean[code : code + 1], layer.covariance[code : code + 1]) for layer in self._targets]
+        pictures = (torch.tensor(work).permute(2, 0, 1)[None].float() / 255.0 for work in works)
+        return float(np.mean([_style_distance(_scales(self._perceptual, p), target).item() for p in pictures]))
 
     def _draw_code(self, rng: Generator) -> int:
         if self._emphasis is not None and rng.random() < _EMPHASIS:
@@ -305,18 +316,31 @@ class StyleLessons:
         pool = self._plain if plain else self._styled
         return pool[rng.integers(len(pool))]
 
-    def _assemble(self, photos: list[_Photo], codes: list[int], *, live: bool, shift: tuple[int, int]) -> StyleBatch:
+    def _assemble(self, photos: list[Tensor], codes: list[int], *, live: bool, shift: tuple[int, int]) -> StyleBatch:
         index = torch.tensor(codes)
         return StyleBatch(
-            photo=torch.stack([photo.pixels for photo in photos]),
+            photo=torch.stack(photos),
             code=index,
             perceptual=self._perceptual,
             targets=[Moments(layer.mean[index], layer.covariance[index]) for layer in self._targets],
-            recoloured=torch.stack([photo.recoloured(self._palettes[code]) for photo, code in zip(photos, codes, strict=True)]),
+            recoloured=torch.stack([self._recoloured(photo, code) for photo, code in zip(photos, codes, strict=True)]),
             weight=torch.tensor([float(code in self._styled) for code in codes]),
             live=live,
             shift=shift,
         )
+
+    def _recoloured(self, photo: Tensor, code: int) -> Tensor:
+        """A photo (3, H, W) in the palette of a code's works, kept within [0, 1].
+
+        One map for all photos, from the colours photos have on the whole: the artist's blue is then the same in every
+        picture, and a blue sky does not turn beige because the rest of its photo is grey.
+        """
+        palette = self._palettes[code]
+        if palette is None:
+            return photo
+        centred = photo - self._daylight.mean[:, None, None]
+        moved = torch.einsum("ij,jhw->ihw", self._daylight.moved_to(palette), centred)
+        return (moved + palette.mean[:, None, None]).clamp(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,45 +375,26 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
     return power
 
 
-@dataclass(frozen=True, slots=True)
-class _Photo:
-    """Public pixels (3, H, W) in [0, 1] with a rim around, and the palette of the whole photo they are from."""
+def _photo(work: Work) -> Tensor:
+    """(3, H, W) at the training scale, its edge repeated outwards by the rim as when painting."""
+    return F.pad(_sized(work, _PHOTO_SIDE)[None], (_RIM,) * 4, mode="replicate")[0]
 
-    pixels: Tensor
-    palette: Palette
 
-    @classmethod
-    def of(cls, work: Work) -> _Photo:
-        """At the training scale, its edge repeated outwards as when painting."""
-        picture = _sized(work, _PHOTO_SIDE)
-        return cls(F.pad(picture[None], (_RIM,) * 4, mode="replicate")[0], Palette.of([picture]))
+def _crop(photo: Tensor, size: int, rng: Generator) -> Tensor:
+    """A square of a photo, mirrored or exposed at random: well-made photos have few deep shadows and blown lights."""
+    top = int(rng.integers(photo.shape[1] - size + 1))
+    left = int(rng.integers(photo.shape[2] - size + 1))
+    crop = photo[:, top : top + size, left : left + size]
+    if rng.random() < _EXPOSED_SHARE:
+        contrast, lift = rng.uniform(0.8, 1.7), rng.uniform(-0.4, 0.2)
+        crop = ((crop - 0.5) * contrast + 0.5 + lift).clamp(0, 1)
+    return crop.flip(2) if rng.random() < 0.5 else crop
 
-    def crop(self, size: int, rng: Generator) -> _Photo:
-        top = int(rng.integers(self.pixels.shape[1] - size + 1))
-        left = int(rng.integers(self.pixels.shape[2] - size + 1))
-        crop = self.pixels[:, top : top + size, left : left + size]
-        if rng.random() < _EXPOSED_SHARE:  # deep shadows and blown lights, of which well-made photos have few
-            contrast, lift = rng.uniform(0.8, 1.7), rng.uniform(-0.4, 0.2)
-            crop = ((crop - 0.5) * contrast + 0.5 + lift).clamp(0, 1)
-        return _Photo(crop.flip(2) if rng.random() < 0.5 else crop, self.palette)
 
-    def centre(self, size: int) -> _Photo:
-        height, width = (min(size, side) // 4 * 4 for side in self.pixels.shape[1:])
-        top, left = (self.pixels.shape[1] - height) // 2, (self.pixels.shape[2] - width) // 2
-        return _Photo(self.pixels[:, top : top + height, left : left + width], self.palette)
-
-    def recoloured(self, palette: Palette | None) -> Tensor:
-        """These pixels in another palette, kept within [0, 1].
-
-        Their hues count by half: an orange dress becomes what the artist paints such a light thing in, warmed by the orange.
-        """
-        if palette is None:
-            return self.pixels
-        centred = self.pixels - self.palette.mean[:, None, None]
-        grey = centred.mean(dim=0, keepdim=True)
-        centred = grey + _HUE_SHARE * (centred - grey)
-        moved = torch.einsum("ij,jhw->ihw", self.palette.moved_to(palette), centred)
-        return (moved + palette.mean[:, None, None]).clamp(0, 1)
+def _centre(photo: Tensor, size: int) -> Tensor:
+    height, width = (min(size, side) // 4 * 4 for side in photo.shape[1:])
+    top, left = (photo.shape[1] - height) // 2, (photo.shape[2] - width) // 2
+    return photo[:, top : top + height, left : left + width]
 
 
 def _sized(work: Work, side: int) -> Tensor:
@@ -404,16 +409,17 @@ def _sized(work: Work, side: int) -> Tensor:
 @torch.no_grad()
 def _targets(perceptual: Perceptual, works: Sequence[Work]) -> list[Moments]:
     """The mean moments of an artist's works: each work counts the same, whatever its size."""
-    per_work = [[moments(f) for f in _two_scales(perceptual, _sized(work, _STYLE_SIDE)[None])] for work in works]
+    per_work = [[moments(f) for f in _scales(perceptual, _sized(work, _STYLE_SIDE)[None])] for work in works]
     return [
         Moments(torch.cat([m.mean for m in layer]).mean(dim=0), torch.cat([m.covariance for m in layer]).mean(dim=0))
         for layer in zip(*per_work, strict=True)
     ]
 
 
-def _two_scales(perceptual: Perceptual, picture: Tensor) -> list[Tensor]:
-    """Feature maps of the picture, then of the picture at half size: fine strokes and broad ones."""
-    return [*perceptual.features(picture), *perceptual.features(F.avg_pool2d(picture, 2))]
+def _scales(perceptual: Perceptual, picture: Tensor) -> list[Tensor]:
+    """Feature maps of the picture, then of the picture at half and at a quarter of its size: fine strokes and broad ones."""
+    pictures = (F.avg_pool2d(picture, shrink) if shrink > 1 else picture for shrink in _SHRINKS)
+    return [layer for smaller in pictures for layer in perceptual.features(smaller)]
 
 
 def _stacked(targets: Sequence[list[Moments]]) -> list[Moments]:
@@ -446,14 +452,14 @@ class StyleObjective:
         Without that division, an artist of strong contrast pulls the body harder than a quiet one (Cheng et al.,
         CVPR 2021, "Style-Aware Normalized Loss").
         """
-        whole = _painted(net, batch)
+        whole, folded = _painted(net, batch)
         picture, photo = _without_rim(whole), _without_rim(batch.photo)
         down, right = batch.shift
         seen, shown = picture[:, :, down:, right:], photo[:, :, down:, right:]
-        painted = _two_scales(batch.perceptual, seen)
+        painted = _scales(batch.perceptual, seen)
         with torch.no_grad():
             original = batch.perceptual.features(shown)[-1]
-        deepest = len(painted) // 2 - 1
+        deepest = len(painted) // len(_SHRINKS) - 1
         styled = batch.weight
         content = (_whitened(painted[deepest]) - _whitened(original)).square().mean(dim=(1, 2, 3))
         style = _style_distance(painted, batch.targets)
@@ -464,27 +470,35 @@ class StyleObjective:
             styled * (_CONTENT_WEIGHT * content + _STYLE_WEIGHT * style + _COLOUR_WEIGHT * colour + _SMOOTH_WEIGHT * smooth)
             + _GRID_WEIGHT * _grid(picture)
             + _CLIP_WEIGHT * _beyond(picture)
+            + _FOLD_WEIGHT * folded
             + (1 - styled) * (content + _IDENTITY_WEIGHT * identity)
         )
 
 
-def _painted(net: StyleNet, batch: StyleBatch) -> Tensor:
-    """Paint a training step, letting live steps teach the styles' running statistics.
+def _painted(net: StyleNet, batch: StyleBatch) -> tuple[Tensor, Tensor]:
+    """Paint a training step, live steps teaching the styles' running statistics.
 
     A style that has none yet is painted live, whatever the batch says.
+
+    Returns:
+        The pictures, and (B,) how far those of frozen statistics are from live ones: what folding will change. The live
+        picture is a constant there, a second opinion that costs no gradient.
     """
-    live = batch.live or not bool(net.norm_mean[batch.code].any(dim=1).all())
-    statistics = None if live else (net.norm_mean[batch.code], net.norm_var[batch.code])
-    painted: tuple[Tensor, tuple[Tensor, Tensor]] = net(batch.photo, net.codes[batch.code], statistics)
-    if live:
-        _observe_inplace(net, batch.code, *painted[1])
-    return painted[0]
+    codes = net.codes[batch.code]
+    if batch.live or not bool(net.norm_mean[batch.code].any(dim=1).all()):
+        picture, seen = net(batch.photo, codes)
+        _observe_inplace(net, batch.code, *seen)
+        return picture, torch.zeros(len(codes))
+    picture = net(batch.photo, codes, (net.norm_mean[batch.code], net.norm_var[batch.code]))[0]
+    with torch.no_grad():
+        live = net(batch.photo, codes)[0]
+    return picture, (picture - live).abs().mean(dim=(1, 2, 3))
 
 
 def _grid(picture: Tensor, period: int = 4, blocks: int = 8) -> Tensor:
     """Mean size of a pattern that repeats every ``period`` pixels, in windows of ``blocks`` periods: (B,).
 
-    The even phases of the weights (``_even_phases_inplace``) rule such a pattern out on flat features; this asks for the
+    The weights (``_soft_upscaling_inplace``) rule such a pattern out on flat features; this asks for the
     same where features vary. A slope across a window is no grid and is taken out first.
     """
     batch, channels, height, width = picture.shape
@@ -730,9 +744,9 @@ class StyleModality:
         return torch.cat(known), torch.cat(missing)
 
     def constrain_inplace(self, net: StyleNet) -> None:
-        """See ``Modality.constrain_inplace``: both PixelShuffle layers keep even phases, and the underpainting passes."""
-        _even_phases_inplace(net.to_half)
-        _even_phases_inplace(net.to_full)
+        """See ``Modality.constrain_inplace``: both PixelShuffle layers draw softly, and the underpainting passes."""
+        _soft_upscaling_inplace(net.to_half)
+        _soft_upscaling_inplace(net.to_full)
         _pass_masses_inplace(net)
 
     def is_shared(self, parameter: str) -> bool:
@@ -746,7 +760,7 @@ class StyleModality:
         for batch in batches:
             painted = net(batch.photo, net.codes[batch.code])[0].clamp(0, 1)
             picture, photo = _without_rim(painted), _without_rim(batch.photo)
-            styles.append(_style_distance(_two_scales(batch.perceptual, picture), batch.targets).mean().item())
+            styles.append(_style_distance(_scales(batch.perceptual, picture), batch.targets).mean().item())
             contents += [ssim(a, b) for a, b in zip(_pixels(photo), _pixels(picture), strict=True)]
         return Score(style=float(np.mean(styles)), content=float(np.mean(contents)))
 
@@ -780,45 +794,40 @@ def _pass_masses_inplace(net: StyleNet) -> None:
 
 
 @torch.no_grad()
-def _even_phases_inplace(conv: nn.Conv2d) -> None:
-    """Make a 3x3 convolution before a PixelShuffle(2) answer a flat input flat and a slope with a slope.
+def _soft_upscaling_inplace(conv: nn.Conv2d) -> None:
+    """Make a 3x3 convolution before a PixelShuffle(2) draw with a soft brush.
 
-    Otherwise smooth areas carry a fixed pattern of the upscaling's period (Sugawara et al. 2018, arXiv 1806.02658, remove
-    it with a filter after the upscaling; asking it of the weights costs nothing when painting). The set of such weights is
-    linear, so averages and sums of constrained bodies are constrained too.
+    The two together are a transposed convolution with a 6x6 kernel. Only such kernels are allowed as a 4x4 kernel blurred by
+    [1 2 1] / 4 in both directions: they answer a flat input flat and a slope with a slope, and a slanting line has no stairs
+    of the coarse grid's pixels. Sugawara et al. 2018 (arXiv 1806.02658) filter after the upscaling; asking it of the weights
+    costs nothing when painting. The set of such weights is linear, so averages and sums of constrained bodies are
+    constrained too.
     """
     weight = conv.weight.view(-1, 4, conv.in_channels, 9).permute(0, 2, 1, 3).reshape(-1, 36)
-    even = (weight @ _EVEN.to(weight.dtype)).view(-1, conv.in_channels, 4, 9).permute(0, 2, 1, 3)
-    conv.weight.copy_(even.reshape(conv.weight.shape))
+    soft = (weight @ _SOFT.to(weight.dtype)).view(-1, conv.in_channels, 4, 9).permute(0, 2, 1, 3)
+    conv.weight.copy_(soft.reshape(conv.weight.shape))
     if conv.bias is not None:
         biases = conv.bias.view(-1, 4)
         biases.copy_(biases.mean(dim=1, keepdim=True).expand_as(biases))
 
 
-def _even_projector() -> Tensor:
-    """(36, 36) orthogonal projector onto the 3x3 kernels of four phases that leave no grid on flats and slopes.
+def _soft_projector() -> Tensor:
+    """(36, 36) orthogonal projector onto the blurred kernels, as four phases of 3x3 taps.
 
-    With x[i] = 1 each phase must answer the same. With x[i] = i along an axis, phase p of that axis must answer
-    sum(w) * (i + p / 2) + c: half a step of the coarse grid further on, half of its rise higher.
+    Tap t of phase d reaches the pixel 2 * (2 - t) + d of the six: the coarse pixel t - 1 steps away lies on its other side.
     """
-    taps = torch.arange(-1.0, 2.0, dtype=torch.float64)
-    flat = torch.ones(9, dtype=torch.float64)
-    slopes = taps[:, None].expand(3, 3).reshape(9), taps[None, :].expand(3, 3).reshape(9)
-    conditions = []
-    for phase in range(1, 4):
-        for axis, moment in ((None, flat), (0, slopes[0]), (1, slopes[1])):
-            row = torch.zeros(4, 9, dtype=torch.float64)
-            row[phase] += moment
-            row[0] -= moment
-            if axis is not None and (phase >> (1 - axis)) & 1:
-                row -= 0.5 * flat / 4  # the mean of the phases' sums, which are equal
-            conditions.append(row.flatten())
-    basis = torch.linalg.qr(torch.stack(conditions).T)[0]
-    projector: Tensor = torch.eye(36, dtype=torch.float64) - basis @ basis.T
+    blurred = torch.zeros(6, 4, dtype=torch.float64)
+    for place in range(4):
+        blurred[place : place + 3, place] = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64)
+    rows = torch.tensor([[2 * (2 - tap) + phase for tap in range(3)] for phase in range(2)])  # (phase, tap)
+    along = blurred[rows]  # (2, 3, 4)
+    both = torch.einsum("pam,qbn->pqabmn", along, along).reshape(36, 16)
+    basis = torch.linalg.qr(both)[0]
+    projector: Tensor = basis @ basis.T
     return projector
 
 
-_EVEN: Final = _even_projector()
+_SOFT: Final = _soft_projector()
 
 
 def _pixels(pictures: Tensor) -> list[Work]:

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from export.parity import INT8_PSNR_DB, INT8_SSIM, Parity, compare
+from export.parity import (
+    FOLD_COLOUR_DIFFERENCE,
+    FOLD_SSIM,
+    FOLD_STYLE_RATIO,
+    INT8_PSNR_DB,
+    INT8_SSIM,
+    Folding,
+    Parity,
+    compare,
+    folding,
+)
 from export.runtime import open_engine
 from models.contract import Work
 from models.measures import psnr, ssim
@@ -110,3 +120,43 @@ def test_the_floors_can_be_chosen() -> None:
     assert Parity(20, 0.5).is_near(psnr_db=20, ssim=0.5)
     assert not Parity(20, 0.5).is_near(psnr_db=20.1, ssim=0.5)
     assert not Parity(20, 0.5).is_near(psnr_db=20, ssim=0.51)
+
+
+# --- Folded against exact -----------------------------------------------------------------------------------------------
+
+LIMIT = Folding(style_exact=0.2, style_folded=0.2 * FOLD_STYLE_RATIO, colour_difference=FOLD_COLOUR_DIFFERENCE, ssim=FOLD_SSIM)
+
+
+def test_a_folded_graph_at_every_limit_is_near() -> None:
+    assert LIMIT.is_near()
+    assert replace(LIMIT, style_folded=0.1).is_near()  # nearer to the artist than the exact one is no fault
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        {"style_folded": 0.2 * FOLD_STYLE_RATIO + 1e-6},
+        {"colour_difference": FOLD_COLOUR_DIFFERENCE + 1e-6},
+        {"ssim": FOLD_SSIM - 1e-6},
+        {"style_folded": math.nan},
+        {"colour_difference": math.nan},
+        {"ssim": math.nan},
+    ],
+)
+def test_a_folded_graph_beyond_any_one_limit_is_not_near(beyond: dict[str, float]) -> None:
+    assert not replace(LIMIT, **beyond).is_near()
+
+
+def test_folding_compares_pair_by_pair_and_asks_how_far_both_sets_are_from_the_works() -> None:
+    exact = [pictures.shapes((40, 40), seed=seed) for seed in range(2)]
+    folded = [exact[0], np.clip(exact[1].astype(np.int16) + 9, 0, 255).astype(np.uint8)]
+
+    found = folding(exact, folded, distance=lambda works: float(np.mean([work.mean() for work in works])))
+    unmeasured = folding(exact, folded, distance=None)
+
+    assert found.style_folded > found.style_exact > 0
+    assert 0 < found.colour_difference < 5
+    assert found.ssim == compare(exact, folded).ssim
+    assert (unmeasured.style_exact, unmeasured.style_folded) == (0, 0)
+    with pytest.raises(ValueError, match=r"shorter|argument"):
+        folding(exact, folded[:1], None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.contract import Work
-from models.measures import grid_peak_db, psnr, ssim
+from models.measures import ciede2000, colour_difference, grid_peak_db, lab, psnr, ssim
 from tests import pictures
 
 
@@ -154,3 +154,53 @@ def test_the_lines_of_a_grid_are_where_a_plain_fourier_sum_finds_them() -> None:
         return float(abs((light * wave).sum()) ** 2)
 
     assert power(16, 16) > 100 * max(power(16, 22), power(22, 16), power(10, 10))
+
+
+# Sharma, Wu and Dalal 2005, table 1: pairs chosen to fall on every branch of the formula.
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, -1.3802, -84.2814), (50, 0, -82.7485), 1.0000),
+        ((50, 0, 0), (50, -1, 2), 2.3669),
+        ((50, 2.49, -0.001), (50, -2.49, 0.0009), 7.1792),
+        ((50, 2.49, -0.001), (50, -2.49, 0.0011), 7.2195),
+        ((50, -0.001, 2.49), (50, 0.0009, -2.49), 4.8045),
+        ((50, 2.5, 0), (50, 0, -2.5), 4.3065),
+        ((50, 2.5, 0), (73, 25, -18), 27.1492),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+        ((22.7233, 20.0904, -46.694), (23.0331, 14.973, -42.5619), 2.0373),
+        ((90.8027, -2.0831, 1.441), (91.1528, -1.6435, 0.0447), 1.4441),
+        ((2.0776, 0.0795, -1.135), (0.9033, -0.0636, -0.5514), 0.9082),
+    ],
+)
+def test_colour_differences_are_those_of_the_published_table(
+    one: tuple[float, ...], other: tuple[float, ...], difference: float
+) -> None:
+    pair = np.array(one, np.float64), np.array(other, np.float64)
+
+    assert abs(ciede2000(*pair) - difference) < 5e-5
+    assert abs(ciede2000(*reversed(pair)) - difference) < 5e-5
+
+
+@pytest.mark.parametrize(
+    ("colour", "expected"),
+    [
+        ((255, 255, 255), (100, 0, 0)),
+        ((0, 0, 0), (0, 0, 0)),
+        ((255, 0, 0), (53.24, 80.09, 67.20)),
+        ((0, 0, 255), (32.30, 79.19, -107.86)),
+    ],
+)
+def test_srgb_becomes_lab(colour: tuple[int, ...], expected: tuple[float, ...]) -> None:
+    assert np.allclose(lab(np.array(colour, np.uint8)), expected, atol=0.02)
+
+
+def test_a_picture_has_no_colour_difference_to_itself_and_some_to_a_tinted_one() -> None:
+    picture = pictures.shapes((40, 40))
+    tinted = np.clip(picture.astype(np.int16) + np.array([12, 0, -12]), 0, 255).astype(np.uint8)
+
+    assert colour_difference(picture, picture) == 0
+    assert 1 < colour_difference(picture, tinted) < 15
+    with pytest.raises(ValueError, match="shape"):
+        colour_difference(picture, picture[:20])

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models import samplers
 from models.contract import Medium, Signature, TensorSpec, Work
-from models.samplers import Code, Feed, Run, UnknownArtError, mix, paint, paint_with_strength
+from models.samplers import Code, Feed, Run, UnknownArtError, mix, paint, paint_in_tiles, paint_with_strength
 from tests import pictures
 
 PICTURE: Final = (1, None, None, 3)
@@ -199,3 +200,46 @@ def test_mixing_leaves_the_codes_as_they_were() -> None:
     mix(codes, {"a": 1})[:] = 0
 
     assert all(np.array_equal(codes[name], CODES[name]) for name in CODES)
+
+
+# --- Tiles --------------------------------------------------------------------------------------------------------------
+
+
+def smear(reach: int, phase: int = 4) -> Run:
+    """A graph whose pixels depend on neighbours up to ``reach`` away, on the edge, and on where the grid of ``phase`` lies."""
+
+    def change(photo: npt.NDArray[Any], _feed: Feed) -> npt.NDArray[Any]:
+        padded = np.pad(photo[0].astype(np.int64), ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+        height, width = photo.shape[1:3]
+        far = [padded[:height, :width], padded[2 * reach :, 2 * reach :][:height, :width], photo[0]]
+        grid = (np.arange(height) % phase)[:, None, None] + (np.arange(width) % phase)[None, :, None]
+        return ((sum(far) + grid) % 256)[None].astype(np.uint8)
+
+    return graph(change)
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_tiles_of_a_picture_make_the_whole(height: int, width: int) -> None:
+    photo = np.random.default_rng(height * 301 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    run = smear(reach=7)
+
+    assert np.array_equal(paint_in_tiles(run, signature(), photo, tile=64, overlap=8), paint(run, signature(), photo, None))
+
+
+def test_an_overlap_narrower_than_what_a_pixel_depends_on_would_show() -> None:
+    # The positive control of the test above.
+    photo = np.random.default_rng(0).integers(0, 256, (150, 150, 3), dtype=np.uint8)
+    run = smear(reach=11)
+
+    assert not np.array_equal(paint_in_tiles(run, signature(), photo, tile=64, overlap=8), paint(run, signature(), photo, None))
+
+
+@given(st.integers(1, 5000))
+def test_no_tile_is_larger_than_it_may_be_and_few_sizes_are_seen(side: int) -> None:
+    spans = samplers._spans(side, 256, 64)
+
+    assert (spans[0][0], spans[-1][1]) == (0, side)
+    assert all(start % 4 == 0 for start, _ in spans)
+    assert all(end - start < 256 + 4 for start, end in spans)
+    assert len({end - start for start, end in spans}) <= 2
+    assert all(earlier[1] - later[0] >= 128 for earlier, later in pairwise(spans))

@@ -12,6 +12,7 @@ from models import registry
 from models.modalities import style
 from models.modalities.style import Palette
 from models.perceptual import Moments, moments
+from tests import pictures
 from tests.tiny import STYLE, Glass, glasses, shaken
 
 
@@ -58,22 +59,40 @@ def test_after_the_constraint_flats_and_slopes_come_out_of_the_upscaling_without
         return max(upscaled.diff(n=2, dim=axis).abs().max().item() for axis in (2, 3))
 
     before = bends()
-    style._even_phases_inplace(conv)
+    style._soft_upscaling_inplace(conv)
 
     assert before > 0.1  # the control: any other weights do leave one
     assert bends() < 1e-4
 
 
+def test_after_the_constraint_nothing_is_drawn_at_the_period_of_two_pixels() -> None:
+    torch.manual_seed(3)
+    conv = nn.Conv2d(2, 8, 3, padding=1)
+    features = torch.randn(1, 2, 40, 40)
+    signs = (-1.0) ** torch.arange(60)
+    taper = torch.hann_window(60)  # so that the picture's cut edges say nothing
+
+    def checked() -> float:
+        upscaled = F.pixel_shuffle(conv(features), 2)[0, :, 10:70, 10:70].detach()
+        return (upscaled * taper * signs).sum(dim=-1).abs().mean().item()
+
+    before = checked()
+    style._soft_upscaling_inplace(conv)
+
+    assert before > 1.0  # the control
+    assert checked() < 0.01 * before
+
+
 def test_the_constraint_changes_nothing_that_meets_it_and_holds_for_sums() -> None:
     torch.manual_seed(3)
     one, other = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
-    style._even_phases_inplace(one)
-    style._even_phases_inplace(other)
+    style._soft_upscaling_inplace(one)
+    style._soft_upscaling_inplace(other)
     total = nn.Conv2d(4, 8, 3)
     with torch.no_grad():
         total.weight.copy_(0.3 * one.weight + 2.0 * other.weight)
         kept = total.weight.clone()
-    style._even_phases_inplace(total)
+    style._soft_upscaling_inplace(total)
 
     assert torch.allclose(total.weight, kept, atol=1e-6)
     assert kept.abs().max() > 0.05
@@ -85,7 +104,7 @@ def test_a_new_body_meets_the_constraint_already(tier: str) -> None:
 
     for conv in (net.to_half, net.to_full):
         before = conv.weight.detach().clone()
-        style._even_phases_inplace(conv)
+        style._soft_upscaling_inplace(conv)
         assert torch.allclose(conv.weight, before, atol=1e-6)
 
 
@@ -253,22 +272,31 @@ def test_a_grey_photo_is_not_blown_up_into_colours_it_does_not_have() -> None:
     assert moved.std() < 0.1
 
 
-def test_a_photos_lightness_moves_into_a_palette_whole_and_its_hues_by_half() -> None:
-    work = Palette.of([colours(2, (0.5, 0.5, 0.4), 0.05)])
-    values = np.linspace(60, 190, 200, dtype=np.uint8)
-    grey = np.broadcast_to(values[None, :, None], (200, 200, 3))
-    warm = np.stack([grey[..., 0] + 20, grey[..., 1], grey[..., 2] - 20], axis=-1)
-    palette = Palette.of([colours(1, (0.5, 0.5, 0.5), 0.1)])
+def test_a_colour_moves_to_the_same_place_in_the_palette_whatever_else_is_in_its_photo() -> None:
+    work = np.random.default_rng(2).normal((140, 130, 90), (40, 30, 30), (200, 200, 3)).clip(0, 255).astype(np.uint8)
+    photos = [pictures.shapes((200, 260), seed=seed) for seed in range(3)]
+    lessons = style.StyleLessons(Glass("glass"), [[work]], photos, 1, size=64, batch=1, settling_steps=0, emphasis=None)
+    sky = torch.tensor([0.45, 0.6, 0.8])[:, None, None]
+    grey, vivid = torch.full((3, 8, 16), 0.5), torch.rand((3, 8, 16), generator=torch.Generator().manual_seed(1))
 
-    def moved(photo: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
-        pixels = torch.tensor(photo.copy()).permute(2, 0, 1).float() / 255
-        return style._Photo(pixels, palette).recoloured(work)
+    among_grey, among_colours = (
+        lessons._recoloured(torch.cat([sky.expand(3, 8, 16), rest], dim=2), 0)[:, :, :16] for rest in (grey, vivid)
+    )
 
-    step = palette.moved_to(work) @ (torch.tensor([20.0, 0.0, -20.0]) / 255)
-    assert torch.allclose(moved(warm) - moved(grey), (step / 2)[:, None, None].expand(3, 200, 200), atol=1e-4)
-    slope = palette.moved_to(work) @ torch.ones(3)
-    rise = moved(grey)[:, 0, -1] - moved(grey)[:, 0, 0]
-    assert torch.allclose(rise, slope * float(values[-1] - values[0]) / 255, atol=1e-4)
+    assert torch.equal(among_grey, among_colours)
+    assert (among_grey - sky).abs().max() > 0.01  # the control: it did move
+
+
+def test_the_recoloured_photos_have_the_works_palette_on_the_whole() -> None:
+    work = np.random.default_rng(2).normal((140, 130, 90), (25, 20, 15), (300, 300, 3)).clip(0, 255).astype(np.uint8)
+    photos = [np.random.default_rng(i).normal(120, 20, (300, 300, 3)).clip(0, 255).astype(np.uint8) for i in range(3)]
+    lessons = style.StyleLessons(Glass("glass"), [[work]], photos, 1, size=64, batch=1, settling_steps=0, emphasis=None)
+
+    moved = Palette.of([lessons._recoloured(style._photo(photo), 0) for photo in photos])
+    wanted = Palette.of([style._sized(work, style._STYLE_SIDE)])
+
+    assert torch.allclose(moved.mean, wanted.mean, atol=0.01)
+    assert torch.allclose(moved.covariance, wanted.covariance, atol=1e-3)
 
 
 def test_broad_masses_of_another_colour_cost_and_strokes_cost_nothing() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.contract import Lessons, Modality, Objective
+from models.contract import Lessons, Modality, Objective, Work
 from models.modalities.style import StyleNet
 from models.training import DivergedError, Plan, fit
 from tests.tiny import STYLE, lessons_of
@@ -71,6 +71,9 @@ class Constant:
 
     def exam(self) -> Iterable[float]:
         return ()
+
+    def distance(self, code: int, works: Sequence[Work]) -> float:  # noqa: ARG002 - there is nothing to be near to
+        return 0.0
 
 
 def train(net: Two, plan: Plan, lessons: Lessons[float] | None = None, toy: Toy | None = None, **more: Any) -> float:
