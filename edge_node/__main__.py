@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edge_node import ingest, library, membership, node, paint, releases, runtimes, styles
+from edge_node import ingest, library, membership, node, originality, paint, releases, runtimes, styles
 from edge_node.config import Config, Home, checked_name, find_home
 from edge_node.styles import Style
 from export import console, settings
@@ -126,7 +126,7 @@ def learn(
 
         def text() -> None:
             _style_text({learned.name: learned})
-            console.said(f"Learned from {learned.works} of {learned.works_found} works.")
+            console.said(f"Learned from {learned.works} of {learned.works_found} works.", originality.sentence(learned))
 
         console.show(_style(learned), as_json=as_json, text=text)
 
@@ -347,6 +347,8 @@ def renew(*, home: HomeOption = None) -> None:
                 logging.getLogger(__name__).warning("style %s: kept as it was. %s", name, why)
                 continue
             logging.getLogger(__name__).info("style %s: %s", name, "renewed" if renewed else "kept as it was")
+            if renewed and renewed.originality and renewed.originality.is_copy:  # which work, no log shall say
+                logging.getLogger(__name__).warning("style %s: near copies of a work; see sfumato styles", name)
         node.note_renewed(place, source.manifest.body)
 
 
@@ -402,19 +404,30 @@ def _style(style: Style) -> dict[str, object]:
         "score": asdict(style.score),
         "int8_parity": asdict(style.parity),
         "precision": style.best_precision,
+        "originality": _originality(style),
         "damaged": False,
     }
 
 
+def _originality(style: Style) -> dict[str, object]:
+    found = style.originality
+    said: dict[str, object] = {"checked": found is not None, "sentence": originality.sentence(style)}
+    if found is None:
+        return said
+    return said | {"near_copy": found.is_copy, "by": list(found.spoke), "nearest": found.nearest, "figures": asdict(found)}
+
+
 def _style_text(found: Mapping[str, Style | None]) -> None:
     rows = [_style_row(style) if style else [name, "damaged"] for name, style in found.items()]
-    console.table(["style", "artist", "works", "distance", "int8 parity", "paints in", "made"], rows)
+    console.table(["style", "artist", "works", "distance", "int8 parity", "paints in", "original", "made"], rows)
 
 
 def _style_row(style: Style) -> list[str]:
     works = str(style.works) if style.works == style.works_found else f"{style.works} of {style.works_found}"
     distance, parity = f"{style.score.style:.4f}", f"{style.parity.psnr_db:.1f} dB"
-    return [style.name, style.artist, works, distance, parity, style.best_precision, style.made[:10]]
+    found = style.originality
+    original = "not checked" if found is None else f"no: {found.nearest}" if found.is_copy else "yes"
+    return [style.name, style.artist, works, distance, parity, style.best_precision, original, style.made[:10]]
 
 
 def _in_use(home: Home) -> VerifiedRelease | None:

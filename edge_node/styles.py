@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edge_node.config import Home
 from edge_node.errors import UnknownStyleError
@@ -30,6 +30,7 @@ from export.runtime import RUNTIMES, Precision, Runtime, open_engine
 from export.signing import VerifiedRelease
 from models import samplers
 from models.contract import Score, Signature
+from models.originality import MEASURES, Likeness, Originality
 from models.samplers import Code, paint
 
 _CURRENT: Final = "current"
@@ -69,6 +70,7 @@ class Style:
         score: on its exam photos.
         parity: int8 against folded fp32.
         files: digest of each file.
+        originality: how near its pictures come to the works; None while that was not checked (``originality.py``).
     """
 
     name: str
@@ -83,6 +85,7 @@ class Style:
     score: Score
     parity: Parity
     files: dict[str, Digest]
+    originality: Originality | None = None
 
     def code(self) -> Code:
         """The private code.
@@ -217,7 +220,18 @@ def compile_style(home: Home, name: str, code: Code, source: VerifiedRelease, li
     return style
 
 
-def _write(style: Style, files: dict[str, bytes]) -> None:
+def remember(style: Style, originality: Originality) -> Style:
+    """Note beside a style what came of comparing its pictures with the works.
+
+    Raises:
+        ResourceError: the disk is full; the style stays as it was.
+    """
+    checked = replace(style, originality=originality)
+    write_atomic(style.folder / _RECORD, _record(checked), mode=0o600)
+    return checked
+
+
+def _record(style: Style) -> bytes:
     record = {
         "artist": style.artist,
         "modality": style.modality,
@@ -229,12 +243,16 @@ def _write(style: Style, files: dict[str, bytes]) -> None:
         "score": asdict(style.score),
         "parity": asdict(style.parity),
         "files": style.files,
+        "originality": asdict(style.originality) if style.originality else None,
     }
+    return json.dumps(record, indent=2).encode()
 
+
+def _write(style: Style, files: dict[str, bytes]) -> None:
     def fill(staging: Path) -> None:
         for name, data in files.items():
             (staging / name).write_bytes(data)
-        (staging / _RECORD).write_text(json.dumps(record, indent=2))
+        (staging / _RECORD).write_bytes(_record(style))
 
     write_folder_atomic(style.folder, fill, mode=0o700)  # the code is private, and the graphs hold its numbers too
 
@@ -255,9 +273,17 @@ def _opened(folder: Path, name: str) -> Style:
             score=Score(**plain["score"]),
             parity=Parity(**plain["parity"]),
             files={str(k): Digest(str(v)) for k, v in plain["files"].items()},
+            originality=_originality(plain.get("originality")),
         )
     except (OSError, IntegrityError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(name) from error
+
+
+def _originality(plain: Any) -> Originality | None:
+    """As noted; None where nothing was, as in a record of an earlier version."""
+    if plain is None:
+        return None
+    return Originality(**{m: Likeness(str(plain[m]["work"]), float(plain[m]["figure"])) for m in MEASURES})
 
 
 def damaged(name: str) -> IntegrityError:
