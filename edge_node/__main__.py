@@ -147,6 +147,8 @@ def list_styles(*, home: HomeOption = None, as_json: JsonOption = False) -> None
 
         def text() -> None:
             _style_text(found)
+            copies = [style for style in found.values() if style and style.originality and style.originality.is_copy]
+            console.said(*(f"{style.name}: {originality.sentence(style)}" for style in copies))
             console.table(["public style", "of release"], [[name, said] for name in public])
 
         console.show(data, as_json=as_json, text=text)
@@ -426,7 +428,7 @@ def _style_row(style: Style) -> list[str]:
     works = str(style.works) if style.works == style.works_found else f"{style.works} of {style.works_found}"
     distance, parity = f"{style.score.style:.4f}", f"{style.parity.psnr_db:.1f} dB"
     found = style.originality
-    original = "not checked" if found is None else f"no: {found.nearest}" if found.is_copy else "yes"
+    original = "not checked" if found is None else "no" if found.is_copy else "yes"
     return [style.name, style.artist, works, distance, parity, style.best_precision, original, style.made[:10]]
 
 
