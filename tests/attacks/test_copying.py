@@ -36,7 +36,7 @@ SIDE: Final = 96
 WAVE: Final = "great-wave.jpg"
 CODE: Final = "wave"
 _MARGIN: Final = MODALITY.frame.margin - MODALITY.frame.used
-_STEPS: Final = 320
+_STEPS: Final = 400
 _RATE: Final = 4e-3
 
 pytestmark = pytest.mark.slow

@@ -4,19 +4,19 @@ How far apart they are, measured with 45 works of six artists, 6 drawn ones and 
 (least and most figure of all; "copy" is what speaks):
 
     figure                         hashes   patches   ratio
-    copy                            <= 26   >= 0.72   <= 0.60
+    copy                            <= 26   >= 0.74   <= 0.60
     photos painted in a style         128      0.00   >= 0.90     every picture takes after its own photo alone
     the same, photo unknown         >= 37   <= 0.69
-    other photos                    >= 37   <= 0.69   >= 0.78
-    other works, same artist or not >= 33   <= 0.63   >= 0.66
+    other photos                    >= 35   <= 0.70   >= 0.78
+    other works, same artist or not >= 33   <= 0.63   >= 0.65
     a photo of a work, painted        128      0.00   >= 0.95
     the work, JPEG, recoloured      <=  4      1.00   <= 0.05
     in the mirror                   <=  5      1.00   <= 0.05
-    stretched                       <=  3              <= 0.05
+    stretched                       <=  6              <= 0.05
     brighter                        <= 23   >= 0.95   <= 0.24
-    painted in another style        <= 27   >= 0.78   <= 0.48
-    blended with a photo                    >= 0.77   <= 0.55
-    a crop of 60 or 75 %, mirrored          >= 0.75
+    painted in another style        <= 25   >= 0.78   <= 0.48
+    blended with a photo                    >= 0.79   <= 0.55
+    a crop of 60 or 75 %, mirrored          >= 0.80
 
 The tests below hold the same lines on the works and photos of this repository.
 """
@@ -244,8 +244,8 @@ CLEAN: Final = Originality(Likeness("a", 40), Likeness("b", 0.3), Likeness("c", 
         ("hashes", 27, False),
         ("hashes", 26, True),
         ("hashes", math.nan, True),
-        ("patches", 0.719, False),
-        ("patches", 0.72, True),
+        ("patches", 0.739, False),
+        ("patches", 0.74, True),
         ("patches", math.nan, True),
         ("ratio", 0.601, False),
         ("ratio", 0.6, True),
