@@ -7,7 +7,8 @@ for the candidate with a fixed budget and seed (body frozen), as every node will
 2. its style distance is at most 1.02 times the current body's, whose codes were fitted as much,
 3. its pictures keep at least the current SSIM to the photos, less 0.02,
 4. no pixel grid can be seen in its pictures,
-5. its int8 graph is of use: near enough to its fp32 graph that styles can be quantised.
+5. its int8 graph is of use: near enough to its fp32 graph that styles can be quantised,
+6. its pictures are no near copies of the public works it was trained on.
 
 A refusal is a stated outcome: the current release stays, and everything goes on working.
 """
@@ -32,6 +33,7 @@ from export.to_onnx import with_body
 from models import registry, state, training
 from models.contract import Lessons, Score, Work
 from models.measures import grid_peak_db
+from models.originality import Originality, examine
 from models.samplers import Code, paint
 from models.update import Arrays
 
@@ -58,6 +60,7 @@ class Candidate:
     codes: Mapping[str, Code]
     verdict: Verdict
     reasons: tuple[str, ...]
+    originality: Originality | None = None
 
     @property
     def passes(self) -> bool:
@@ -75,6 +78,7 @@ class Gate:
         self._codes = release.codes_of(current)
         self._names = list(self._codes)
         works = release.pictures_of(current, release.WORKS)
+        self._works = works
         targets = [[works[name]] if name in works else [] for name in self._names]
         self._probes = list(release.pictures_of(current, release.PROBE).values())
         self._photos = list(release.calibration_photos(current))
@@ -103,7 +107,8 @@ class Gate:
             int8_psnr_db=parity.psnr_db,
             int8_ssim=parity.ssim,
         )
-        return Candidate(body, exact, codes, verdict, _reasons(verdict))
+        originality = self._compared(exact, codes)
+        return Candidate(body, exact, codes, verdict, (*_reasons(verdict), *_copies(originality)), originality)
 
     def _fitted(self, body: Arrays) -> tuple[Mapping[str, Code], Score]:
         """The public codes fitted to a body, from those of the current release, and how well they do.
@@ -135,6 +140,16 @@ class Gate:
         ]
         return max(grids), compare(*pictures)
 
+    def _compared(self, exact: bytes, codes: Mapping[str, Code]) -> Originality:
+        """The styled public codes' pictures of the probe photos against the public works.
+
+        A body learns from all of them and none is held out, so the photos alone are the reference of the ratio.
+        """
+        signature, engine = self._current.manifest.signature, open_engine(exact, "candidate's exact")
+        styled = [name for name in self._names if name != release.IDENTITY]
+        pictures = [paint(engine.run, signature, probe, codes[name]) for name in styled for probe in self._probes]
+        return examine(pictures, self._probes * len(styled), self._works.items())
+
     def _hopeless(self, body: Arrays, reason: str) -> Candidate:
         worst = Verdict(self._before.style, float("inf"), self._before.content, 0.0, float("inf"), 0.0, 0.0)
         return Candidate(body, b"", {}, worst, (reason,))
@@ -161,6 +176,13 @@ def _reasons(verdict: Verdict) -> tuple[str, ...]:
         ),
     )
     return tuple(reason for passed, reason in checks if not passed)
+
+
+def _copies(originality: Originality) -> tuple[str, ...]:
+    """A near copy, in words. The work it names is a public one."""
+    if not originality.is_copy:
+        return ()
+    return (f"its pictures are near copies of the public work {originality.nearest} (by {', '.join(originality.spoke)})",)
 
 
 def _smooth_photo(side: int = 256) -> Work:

@@ -16,6 +16,7 @@ from export.ledger import Ledger
 from export.manifest import Manifest
 from export.release import Contents
 from export.signing import Ed25519Signatures, Trust, VerifiedRelease
+from models.originality import HASH_BITS
 
 if TYPE_CHECKING:  # the gate brings torch, and whoever only serves releases shall not need it
     from coordinator.gate import Candidate
@@ -179,7 +180,13 @@ def _put_out(home: Home, contents: Contents, manifest: Manifest) -> VerifiedRele
 
 
 def _card(current: VerifiedRelease, candidate: Candidate, round_: int, contributors: int) -> str:
-    verdict = candidate.verdict
+    verdict, found = candidate.verdict, candidate.originality
+    nearest = (
+        f"Nearest public work: {found.nearest}; hashes {found.hashes.figure:.0f} of {HASH_BITS} bits apart, patches "
+        f"{found.patches.figure:.2f}, ratio of distances {found.ratio.figure:.2f}.\n"
+        if found
+        else ""
+    )
     return f"""# {current.manifest.federation}: {current.manifest.modality}, round {round_}
 
 A shared body, refined by {contributors} artists' machines from body `{current.manifest.body[:12]}`. It holds no artist's
@@ -191,7 +198,7 @@ style: styles are private codes that stay on the artists' machines. No work left
 | SSIM to the photo | {verdict.content_before:.3f} | {verdict.content_after:.3f} |
 
 int8 against fp32: {verdict.int8_psnr_db:.1f} dB PSNR, SSIM {verdict.int8_ssim:.3f}. Pixel grid: {verdict.grid:.1f} dB.
-Licence of the weights: {LICENCE}.
+{nearest}Licence of the weights: {LICENCE}.
 
 {_BASE_HEADING}{current.read(release.CARD).decode().partition(_BASE_HEADING)[2]}"""
 

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edge_node import ingest, library, membership, node, paint, releases, runtimes, styles
+from edge_node import ingest, library, membership, node, originality, paint, releases, runtimes, styles
 from edge_node.config import Config, Home, checked_name, find_home
 from edge_node.styles import Style
 from export import console, settings
@@ -126,7 +126,7 @@ def learn(
 
         def text() -> None:
             _style_text({learned.name: learned})
-            console.said(f"Learned from {learned.works} of {learned.works_found} works.")
+            console.said(f"Learned from {learned.works} of {learned.works_found} works.", originality.sentence(learned))
             if learned.compromise:
                 console.said(learned.compromise)
 
@@ -149,6 +149,8 @@ def list_styles(*, home: HomeOption = None, as_json: JsonOption = False) -> None
 
         def text() -> None:
             _style_text(found)
+            copies = [style for style in found.values() if style and style.originality and style.originality.is_copy]
+            console.said(*(f"{style.name}: {originality.sentence(style)}" for style in copies))
             console.table(["public style", "of release"], [[name, said] for name in public])
 
         console.show(data, as_json=as_json, text=text)
@@ -349,6 +351,8 @@ def renew(*, home: HomeOption = None) -> None:
                 logging.getLogger(__name__).warning("style %s: kept as it was. %s", name, why)
                 continue
             logging.getLogger(__name__).info("style %s: %s", name, "renewed" if renewed else "kept as it was")
+            if renewed and renewed.originality and renewed.originality.is_copy:  # which work, no log shall say
+                logging.getLogger(__name__).warning("style %s: near copies of a work; see sfumato styles", name)
         node.note_renewed(place, source.manifest.body)
 
 
@@ -406,20 +410,31 @@ def _style(style: Style) -> dict[str, object]:
         "folding": asdict(style.folding) if style.folding else None,
         "graph": "folded" if style.is_folded else "exact",
         "precision": style.best_precision,
+        "originality": _originality(style),
         "damaged": False,
     }
 
 
+def _originality(style: Style) -> dict[str, object]:
+    found = style.originality
+    said: dict[str, object] = {"checked": found is not None, "sentence": originality.sentence(style)}
+    if found is None:
+        return said
+    return said | {"near_copy": found.is_copy, "by": list(found.spoke), "nearest": found.nearest, "figures": asdict(found)}
+
+
 def _style_text(found: Mapping[str, Style | None]) -> None:
     rows = [_style_row(style) if style else [name, "damaged"] for name, style in found.items()]
-    console.table(["style", "artist", "works", "distance", "int8 parity", "paints in", "made"], rows)
+    console.table(["style", "artist", "works", "distance", "int8 parity", "paints in", "original", "made"], rows)
 
 
 def _style_row(style: Style) -> list[str]:
     works = str(style.works) if style.works == style.works_found else f"{style.works} of {style.works_found}"
     distance, parity = f"{style.score.style:.4f}", f"{style.parity.psnr_db:.1f} dB" if style.parity else "none"
     paints_in = style.best_precision if style.is_folded else "exact fp32"
-    return [style.name, style.artist, works, distance, parity, paints_in, style.made[:10]]
+    found = style.originality
+    original = "not checked" if found is None else "no" if found.is_copy else "yes"
+    return [style.name, style.artist, works, distance, parity, paints_in, original, style.made[:10]]
 
 
 def _in_use(home: Home) -> VerifiedRelease | None:

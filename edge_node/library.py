@@ -53,10 +53,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Works in memory, and how many usable ones there are in all."""
+    """Works in memory, how many usable ones there are in all, and the file name of each of those in memory."""
 
     works: list[Work]
     found: int
+    names: list[str]
 
 
 def entries(home: Home) -> list[Entry]:
@@ -125,17 +126,18 @@ def load(home: Home) -> Loaded:
         NoWorksError: none is left.
     """
     usable = sorted((entry for entry in entries(home) if entry.state() == "ok"), key=lambda entry: entry.path)
-    works = []
+    works, names = [], []
     for entry in _spread(usable):
         try:
             data = read_bounded(entry.path, codecs.MAX_BYTES)
             if digest_of(data) == entry.sha256:
                 works.append(codecs.fit_within(codecs.decode(data), _LONGEST))
+                names.append(entry.path.name)
         except (OSError, IntegrityError, codecs.CodecError):
             continue
     if not works:
         raise NoWorksError("there is no work to learn from", advice="Add works with: sfumato works add DIR")
-    return Loaded(works, len(usable))
+    return Loaded(works, len(usable), names)
 
 
 def load_folder(folder: Path) -> Loaded:
@@ -149,7 +151,9 @@ def load_folder(folder: Path) -> Loaded:
     taken = [f for f in found if isinstance(f, Taken)]
     if not taken:
         raise nothing_to_learn(folder, found)
-    return Loaded([codecs.fit_within(ingest.read_picture(f.path), _LONGEST) for f in _spread(taken)], len(taken))
+    used = _spread(taken)
+    works = [codecs.fit_within(ingest.read_picture(f.path), _LONGEST) for f in used]
+    return Loaded(works, len(taken), [f.path.name for f in used])
 
 
 def _spread(items: Sequence[T]) -> list[T]:

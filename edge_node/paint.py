@@ -104,7 +104,7 @@ def _exact_run(exact: bytes, threads: int) -> Run:
 
 
 def _is_large(photo: Work) -> bool:
-    return photo.shape[0] * photo.shape[1] > LARGEST_WHOLE
+    return photo[..., 0].size > LARGEST_WHOLE
 
 
 def _source(home: Home, order: Order, own: Mapping[str, Style]) -> tuple[VerifiedRelease, Mapping[str, Code]]:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edge_node.config import Home
 from edge_node.errors import UnknownStyleError
@@ -31,6 +31,7 @@ from export.runtime import RUNTIMES, Precision, Runtime, installed, open_engine
 from export.signing import VerifiedRelease
 from models import samplers
 from models.contract import Score, Signature, Work
+from models.originality import MEASURES, Likeness, Originality
 from models.samplers import Code, paint
 
 _log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Style:
         parity: int8 against folded fp32, in the form that is further off; None if it could not be quantised.
         folding: folded fp32 against exact; None of a style compiled before that was measured.
         files: digest of each file.
+        originality: how near its pictures come to the works; None while that was not checked (``originality.py``).
     """
 
     name: str
@@ -88,6 +90,7 @@ class Style:
     parity: Parity | None
     folding: Folding | None
     files: dict[str, Digest]
+    originality: Originality | None = None
 
     def code(self) -> Code:
         """The private code.
@@ -269,7 +272,18 @@ def _painted(graph: bytes, signature: Signature, probes: Sequence[Work], runtime
     return [paint(engine.run, signature, probe, None) for probe in probes]
 
 
-def _write(style: Style, files: dict[str, bytes]) -> None:
+def remember(style: Style, originality: Originality) -> Style:
+    """Note beside a style what came of comparing its pictures with the works.
+
+    Raises:
+        ResourceError: the disk is full; the style stays as it was.
+    """
+    checked = replace(style, originality=originality)
+    write_atomic(style.folder / _RECORD, _record(checked), mode=0o600)
+    return checked
+
+
+def _record(style: Style) -> bytes:
     record = {
         "artist": style.artist,
         "modality": style.modality,
@@ -282,12 +296,16 @@ def _write(style: Style, files: dict[str, bytes]) -> None:
         "parity": asdict(style.parity) if style.parity else None,
         "folding": asdict(style.folding) if style.folding else None,
         "files": style.files,
+        "originality": asdict(style.originality) if style.originality else None,
     }
+    return json.dumps(record, indent=2).encode()
 
+
+def _write(style: Style, files: dict[str, bytes]) -> None:
     def fill(staging: Path) -> None:
         for name, data in files.items():
             (staging / name).write_bytes(data)
-        (staging / _RECORD).write_text(json.dumps(record, indent=2))
+        (staging / _RECORD).write_bytes(_record(style))
 
     write_folder_atomic(style.folder, fill, mode=0o700)  # the code is private, and the graphs hold its numbers too
 
@@ -309,9 +327,17 @@ def _opened(folder: Path, name: str) -> Style:
             parity=Parity(**plain["parity"]) if plain["parity"] else None,
             folding=Folding(**plain["folding"]) if plain.get("folding") else None,
             files={str(k): Digest(str(v)) for k, v in plain["files"].items()},
+            originality=_originality(plain.get("originality")),
         )
     except (OSError, IntegrityError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(name) from error
+
+
+def _originality(plain: Any) -> Originality | None:
+    """As noted; None where nothing was, as in a record of an earlier version."""
+    if plain is None:
+        return None
+    return Originality(**{m: Likeness(str(plain[m]["work"]), float(plain[m]["figure"])) for m in MEASURES})
 
 
 def damaged(name: str) -> IntegrityError:

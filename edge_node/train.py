@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from edge_node import guard, library, releases, styles
+from edge_node import guard, library, originality, releases, styles
 from edge_node.config import Home
 from edge_node.errors import NotJoinedError, UnknownStyleError
 from edge_node.styles import Style
@@ -110,7 +110,7 @@ class _Pupil:
 
 
 def learn(home: Home, name: str, folder: Path, progress: Progress) -> Style:
-    """Fit a private code to a folder of works with the body frozen, and compile it. Needs no network.
+    """Fit a private code to a folder of works with the body frozen, compile it, and check it for copies. Needs no network.
 
     Of many works some are used, see ``library.load_folder``; the style says how many of how many. What rounds made of the
     code of the style they train is forgotten with it.
@@ -136,7 +136,7 @@ def learn(home: Home, name: str, folder: Path, progress: Progress) -> Style:
     learned = styles.compile_style(home, name, pupil.code(), source, lineage, pupil.distance)
     if name == config.style:
         _code_file(home).unlink(missing_ok=True)
-    return learned
+    return originality.check(learned, source, loaded)
 
 
 def renew(home: Home, name: str, source: VerifiedRelease) -> Style | None:
@@ -158,7 +158,7 @@ def renew(home: Home, name: str, source: VerifiedRelease) -> Style | None:
         if old is None:
             return None
         start = old.code()
-    loaded = library.load_folder(Path(old.folder_of_works)) if old and old.folder_of_works else library.load(home)
+    loaded = originality.works_of(home, old) if old else library.load(home)
     pupil = _Pupil.of(source, loaded.works, start)
     plan = training.Plan(config.renew_steps, private_only=True, rate_scale=_RENEW_RATE)
     training.fit(pupil.net, pupil.modality, pupil.lessons, plan)
@@ -167,7 +167,8 @@ def renew(home: Home, name: str, source: VerifiedRelease) -> Style | None:
         return None
     folder = old.folder_of_works if old else ""
     lineage = styles.Lineage(config.artist, folder, len(loaded.works), score, loaded.found)
-    return styles.compile_style(home, name, pupil.code(), source, lineage, pupil.distance)
+    renewed = styles.compile_style(home, name, pupil.code(), source, lineage, pupil.distance)
+    return originality.check(renewed, source, loaded)
 
 
 def _score_of(home: Home, style: Style, works: Sequence[Work]) -> Score:

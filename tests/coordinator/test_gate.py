@@ -13,6 +13,7 @@ from export.manifest import Verdict
 from export.parity import INT8_PSNR_DB, INT8_SSIM
 from export.signing import VerifiedRelease
 from models import training
+from models.originality import HASHES_COPY, PATCHES_COPY, Likeness, Originality
 from models.update import Arrays
 from tests import simulators
 
@@ -142,6 +143,30 @@ def test_each_figure_is_held_to_its_limit(changes: dict[str, float], reason: str
     reasons = gate._reasons(replace(GOOD, **changes))
 
     assert [reason in said for said in reasons] == ([True] if reason else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"hashes": Likeness("paper", HASHES_COPY)}, "near copies of the public work paper (by hashes)"),
+        ({"patches": Likeness("paper", PATCHES_COPY)}, "near copies of the public work paper (by patches)"),
+        ({"ratio": Likeness("paper", float("nan"))}, "near copies of the public work paper (by ratio)"),
+    ],
+)
+def test_a_near_copy_of_a_public_work_is_a_reason_and_names_it(changes: dict[str, Likeness], reason: str) -> None:
+    clean = Originality(Likeness("stone", 40), Likeness("stone", 0.3), Likeness("stone", 1.0))
+
+    reasons = gate._copies(replace(clean, **changes))
+
+    assert [reason in said for said in reasons] == ([True] if reason else [])
+
+
+def test_a_candidate_is_compared_with_the_public_works(judge: Gate, body: Arrays) -> None:
+    found = judge.judge(body).originality
+
+    assert found is not None
+    assert found.nearest == "paper"
 
 
 def test_the_current_body_is_fitted_as_much_as_the_candidate(judge: Gate, body: Arrays) -> None:

@@ -15,6 +15,7 @@ from export.errors import IntegrityError, NotConfiguredError, RefusedError, Reso
 from export.files import held
 from export.ledger import Ledger
 from export.signing import Trust, VerifiedRelease
+from models.originality import Likeness, Originality
 from tests import releases, simulators
 from tests.simulators import CoordinatorHome
 
@@ -73,6 +74,15 @@ def test_the_card_says_the_verdict_and_keeps_what_the_base_says_of_itself(hub: C
     assert "3 artists' machines" in card
     assert "| style distance (0 is perfect) | 0.9000 | 0.8500 |" in card
     assert card.rstrip().endswith("Made by tests/simulators.py.")
+
+
+def test_the_card_names_the_public_work_the_pictures_come_nearest_to(hub: CoordinatorHome) -> None:
+    found = Originality(Likeness("paper", 41), Likeness("paper", 0.31), Likeness("paper", 0.98))
+    compared = replace(candidate(hub), originality=found)
+
+    card = publish.publish(hub, publish.current_release(hub), compared, 1, 3).read(release.CARD).decode()
+
+    assert "Nearest public work: paper; hashes 41 of 128 bits apart, patches 0.31, ratio of distances 0.98." in card
 
 
 def test_what_the_gate_refused_is_not_published(hub: CoordinatorHome) -> None:

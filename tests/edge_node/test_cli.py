@@ -141,6 +141,8 @@ def test_a_style_is_learned_listed_and_painted_with(home: Home, tmp_path: Path) 
     )
 
     assert (learned["name"], learned["works"], learned["works_found"]) == ("sea", 2, 2)
+    assert (learned["originality"]["checked"], learned["originality"]["near_copy"]) == (True, False)
+    assert learned["originality"]["nearest"] in {"work-0.png", "work-1.png"}
     assert listed == {"styles": [learned], "public": [{"name": "paper", "release": "sfumato-base 1"}]}
     assert "sea" in run(home, "styles").stdout
     assert painted == {
@@ -159,7 +161,9 @@ def test_learning_says_how_many_works_it_used(home: Home, tmp_path: Path, monkey
     monkeypatch.setattr(library, "_LESSONS_MAX", 2)
     simulators.write_works(tmp_path / "works", count=3)
 
-    assert "Learned from 2 of 3 works." in run(home, "learn", str(tmp_path / "works"), "--style", "sea").stdout
+    said = run(home, "learn", str(tmp_path / "works"), "--style", "sea").stdout
+    assert "Learned from 2 of 3 works." in said
+    assert "No picture comes near a work; nearest: work-" in said
     assert "2 of 3" in " ".join(run(home, "styles").stdout.split())
 
 

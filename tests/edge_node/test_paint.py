@@ -13,13 +13,15 @@ from edge_node import paint, releases, styles
 from edge_node.config import Home
 from edge_node.errors import BadPictureError, UnknownStyleError
 from edge_node.paint import Order
-from export import release, weights
+from export import release, thumbnail, weights
 from export.errors import IntegrityError, NotConfiguredError, ResourceError, UsageError
 from export.files import digest_of
 from export.runtime import Precision, Runtime, installed, open_engine
 from export.signing import VerifiedRelease
 from models import codecs, samplers
+from models.contract import Signature, Work
 from models.measures import psnr
+from models.samplers import Run
 from tests import pictures, simulators
 from tests.releases import KEY as RELEASE_KEY
 from tests.releases import public
@@ -103,7 +105,63 @@ def test_auto_takes_int8_only_where_it_was_found_near_enough(home: Home) -> None
 
     painted = paint.paint(home, Order(pictures.shapes((64, 64)), SEA))
 
+    assert style.parity is not None
     assert painted.precision == style.best_precision == ("int8" if style.parity.is_near() else "fp32")
+
+
+@pytest.fixture
+def ill_folded(tmp_path: Path, world: VerifiedRelease) -> Home:
+    """A machine with one style whose folded pictures lie further from the works than they may."""
+    made = simulators.make_node(tmp_path / "ill")
+    exact_first = iter((0.100, 0.106))
+    code = simulators.style_code(world)
+    styles.compile_style(made, "sea", code, world, simulators.LINEAGE, distance=lambda _works: next(exact_first))
+    return made
+
+
+def test_a_style_that_does_not_fold_is_painted_by_the_exact_graph(ill_folded: Home, home: Home) -> None:
+    photo = pictures.shapes((64, 96))
+
+    painted, folds = (paint.paint(place, Order(photo, SEA)) for place in (ill_folded, home))
+
+    assert (painted.graph, painted.precision, painted.runtime) == ("exact", "fp32", "onnxruntime")
+    assert folds.graph == "folded"  # the control: the same code, where nothing speaks against it
+
+
+def test_a_style_that_does_not_fold_says_so_where_a_runtime_is_asked_for(ill_folded: Home) -> None:
+    with pytest.raises(UsageError, match=r"0\.100 to 0\.106.*painted by the exact graph"):
+        paint.paint(ill_folded, Order(pictures.shapes((64, 64)), SEA, runtime="openvino"))
+
+
+def test_who_insists_on_int8_gets_it_of_a_style_that_does_not_fold_too(ill_folded: Home) -> None:
+    painted = paint.paint(ill_folded, Order(pictures.shapes((64, 64)), SEA, precision="int8", runtime="onnxruntime"))
+
+    assert (painted.graph, painted.precision) == ("folded", "int8")
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_a_photo_above_two_megapixels_is_painted_in_tiles(home: Home, strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = pictures.shapes((600, 700), seed=3)
+    whole = paint.paint(home, Order(photo, SEA, strength=strength, precision="auto" if strength < 1 else "fp32"))
+    tiles: list[int] = []
+    real = samplers.paint_in_tiles
+
+    def counted(run: Run, signature: Signature, large: Work) -> Work:
+        tiles.append(1)
+        return real(run, signature, large, tile=320)
+
+    monkeypatch.setattr(paint, "LARGEST_WHOLE", 600 * 700 - 1)
+    monkeypatch.setattr(samplers, "paint_in_tiles", counted)
+    monkeypatch.setattr(thumbnail, "paint_in_tiles", counted)
+    tiled = paint.paint(home, Order(photo, SEA, strength=strength, precision="auto" if strength < 1 else "fp32"))
+
+    assert len(tiles) == (1 if strength == 1 else 2)  # style and identity
+    assert tiled.graph == whole.graph
+    if strength == 1:  # by numbers alone, so nothing may differ but the order of sums
+        assert np.abs(tiled.picture.astype(np.int16) - whole.picture).max() <= 1
+    else:
+        assert psnr(tiled.picture, whole.picture) > 20
 
 
 @pytest.mark.usefixtures("world")

@@ -14,6 +14,8 @@ from edge_node.styles import Style
 from export import release, weights
 from export.errors import IntegrityError, ResourceError, UsageError
 from export.files import digest_of
+from export.parity import INT8_PSNR_DB, Folding, Parity
+from export.quantize import QuantizeError
 from export.runtime import inputs_of, open_engine
 from export.signing import VerifiedRelease
 from models.samplers import paint
@@ -186,11 +188,55 @@ def test_the_record_lists_the_digest_of_every_file(sea: Style) -> None:
 
 def test_the_int8_graph_is_smaller_and_near(sea: Style) -> None:
     assert len(sea.graph("int8")) < len(sea.graph("fp32")) * 1.5
+    assert sea.parity is not None
     assert sea.parity.psnr_db > 20
 
 
 def test_the_best_precision_is_int8_only_when_it_is_near(sea: Style) -> None:
-    assert sea.best_precision == ("int8" if sea.parity.is_near() else "fp32")
+    folds = replace(sea, folding=Folding(0.1, 0.1, 1.0, 0.9))
+    near, far = (replace(folds, parity=Parity(psnr_db, 0.99)) for psnr_db in (INT8_PSNR_DB, INT8_PSNR_DB - 0.1))
+
+    assert (near.best_precision, near.compromise) == ("int8", "")
+    assert far.best_precision == "fp32"
+    assert far.compromise.startswith("int8 would change its pictures too much (31.9 dB")
+
+
+def test_a_graph_that_cannot_be_quantised_stays_fp32_and_says_so(
+    home: Home, packaged: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(*_arguments: object) -> None:
+        raise QuantizeError("the graph holds a Sin that is not quantised")
+
+    monkeypatch.setattr(styles, "observe", odd)
+    sea = styles.compile_style(home, "sea", simulators.style_code(packaged), packaged, simulators.LINEAGE)
+
+    assert set(sea.files) == {"sea.style", "fp32.onnx"}
+    assert (sea.parity, sea.best_precision) == (None, "fp32")
+    assert replace(sea, folding=None).compromise == "Its graph cannot be quantised: it is painted in fp32."
+    assert styles.find(home, "sea") == sea
+
+
+def test_a_style_remembers_what_folding_changed(home: Home, packaged: VerifiedRelease) -> None:
+    code = simulators.style_code(packaged)
+    sea = styles.compile_style(
+        home, "sea", code, packaged, simulators.LINEAGE, distance=lambda works: float(np.mean([w.mean() for w in works]))
+    )
+
+    assert sea.folding is not None
+    assert sea.folding.style_exact > 0
+    assert styles.find(home, "sea").folding == sea.folding
+
+
+def test_a_style_compiled_before_folding_was_measured_still_paints_folded(sea: Style, home: Home) -> None:
+    record = sea.folder / "style.json"
+    plain = json.loads(record.read_text())
+    del plain["folding"]
+    record.write_text(json.dumps(plain))
+
+    old = styles.find(home, "sea")
+
+    assert old.folding is None
+    assert old.is_folded
 
 
 def test_a_painted_picture_is_not_the_photo(sea: Style, packaged: VerifiedRelease) -> None:

@@ -103,6 +103,7 @@ def test_every_artist_has_a_style_on_the_new_body_folded_and_quantised(journey: 
         style = styles.find(home, name.lower())
         assert style.body == body
         assert set(style.files) == {f"{name.lower()}.style", "fp32.onnx", "int8-onnxruntime.onnx", "int8-openvino.onnx"}
+        assert style.parity is not None
         assert style.parity.psnr_db > 20
 
 

@@ -52,6 +52,7 @@ FOR_A_GALLERY: Final = (
     "models.codecs",
     "models.contract",
     "models.measures",
+    "models.originality",
     "models.registry",
     "models.samplers",
     "models.update",

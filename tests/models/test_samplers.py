@@ -213,7 +213,8 @@ def smear(reach: int, phase: int = 4) -> Run:
         height, width = photo.shape[1:3]
         far = [padded[:height, :width], padded[2 * reach :, 2 * reach :][:height, :width], photo[0]]
         grid = (np.arange(height) % phase)[:, None, None] + (np.arange(width) % phase)[None, :, None]
-        return ((sum(far) + grid) % 256)[None].astype(np.uint8)
+        smeared: npt.NDArray[Any] = ((np.add.reduce(far) + grid) % 256)[None].astype(np.uint8)
+        return smeared
 
     return graph(change)
 
