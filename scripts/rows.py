@@ -234,7 +234,7 @@ def train(chain: Chain) -> None:
         done = chain.settings.alone_from
         whole = dataclasses.replace(chain, row="fedavg")
         _resume_inplace(federation, _needed(kept, whole.key(done)))
-        federation.shared = {}
+        _part_inplace(federation)
     for number in range(done, chain.checkpoints[-1]):
         _round_inplace(federation, chain, number)
         if number + 1 in chain.checkpoints:
@@ -367,6 +367,13 @@ def _resume_inplace(federation: _Federation, piece: Piece | None) -> None:
     federation.velocity = piece.arrays["velocity"]
     federation.clipped, federation.updates = int(piece.facts["clipped"]), int(piece.facts["updates"])
     federation.norms = piece.facts["norms"]
+
+
+def _part_inplace(federation: _Federation) -> None:
+    """From now on every artist has all tensors to themselves."""
+    for artist in federation.artists.values():
+        artist.own = {**artist.own, **federation.shared}
+    federation.shared = {}
 
 
 def _under(arrays: Arrays, owner: str) -> Arrays:
