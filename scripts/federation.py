@@ -39,6 +39,7 @@ from models import registry, state  # noqa: E402
 from models.update import Layout  # noqa: E402
 from scripts import federation_plot, report, rows, verdicts  # noqa: E402
 from scripts.cache import Cache  # noqa: E402
+from scripts.judges import Validation  # noqa: E402
 from scripts.report import Curve, Findings, Floats  # noqa: E402
 from scripts.rows import ROWS, Chain, Newcomer, RowName, Settings, Split, split  # noqa: E402
 from scripts.verdicts import MEASURES, REFERENCES, Exam  # noqa: E402
@@ -108,7 +109,7 @@ def main() -> None:
     write(found(bench, validations), said(bench), out)
 
 
-def validated(bench: Bench) -> list[verdicts.Validation]:
+def validated(bench: Bench) -> list[Validation]:
     """Every judge tried on all works."""
     torch.set_num_threads(max(1, bench.jobs))
     panel = verdicts.panel_of(bench.folder, bench.material)
@@ -240,7 +241,7 @@ def in_parallel(what: str, work: Callable[[Unit], None], units: Sequence[Unit], 
                 tell(done + 1)
 
 
-def found(bench: Bench, validations: Sequence[verdicts.Validation]) -> Findings:
+def found(bench: Bench, validations: Sequence[Validation]) -> Findings:
     """Everything out of the cache, in order."""
     references = {name: stacked(groups) for name in REFERENCES if (groups := reference_exams(bench, name))}
     held: dict[str, list[Any]] = {}

@@ -94,8 +94,9 @@ class Judge:
 
 def _spread(layer: Floats, group: int) -> Floats:
     """Deviation over photos (N, D) of each number, or of each group of them: (D,), nowhere near zero."""
-    spread: Floats = np.sqrt(layer.var(axis=0).reshape(-1, group).mean(axis=1)).repeat(group)
-    return np.maximum(spread, _SPREAD_FLOOR * spread.mean() + 1e-12)
+    spread = np.sqrt(layer.var(axis=0).reshape(-1, group).mean(axis=1)).repeat(group)
+    floored: Floats = np.maximum(spread, _SPREAD_FLOOR * spread.mean() + 1e-12)
+    return floored
 
 
 def all_judges(photos: Sequence[Work]) -> tuple[Judge, ...]:

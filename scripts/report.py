@@ -115,16 +115,23 @@ def targets(findings: Findings) -> list[Target]:
 
 def _targets_by(judge: str, findings: Findings) -> list[Target]:
     curves, newcomers, at = findings.curves, findings.newcomers, MEASURES.index(judge)
-    ours, local, central = (curves.get(name) for name in ("ours", "local", "centralised"))
+    ours, local = curves.get("ours"), curves.get("local")
+    final = {name: curve.final for name, curve in curves.items()}
+    soon = {name: curve.at_seconds(WORK_S) for name, curve in curves.items()}
+    mine = final.get("ours")
     found = [
-        _target("ours ≤ 1.05 x centralised", judge, 1.05, ours and ours.final, central and central.final, at),
-        _target("ours ≤ 1.05 x local only in the end", judge, 1.05, ours and ours.final, local and local.final, at),
+        _target("ours ≤ 1.05 x centralised", judge, 1.05, mine, final.get("centralised"), at),
+        _with_note(
+            _target("ours ≤ 1.05 x local only in the end", judge, 1.05, mine, final.get("local"), at), _settled(ours, local, at)
+        ),
     ]
-    found[1] = _with_note(found[1], _settled(ours, local, at))
-    soon = [curve and curve.at_seconds(WORK_S) for curve in (ours, local)]
     reached = min((float(curve.cpu_s[-1].min()) for curve in (ours, local) if curve), default=0.0)
     note = "" if reached >= WORK_S else f"the shortest training took {reached:.0f} s"
-    found.append(_with_note(_target("ours ≤ 0.8 x local only at 60 s of work", judge, 0.8, *soon, at), note))
+    found.append(
+        _with_note(
+            _target("ours ≤ 0.8 x local only at 60 s of work", judge, 0.8, soon.get("ours"), soon.get("local"), at), note
+        )
+    )
     stopped = ", ".join(f"{steps}{'' if done else ' (cap)'}" for steps, done in findings.newcomer_steps)
     onboarded = _target("held-out artist ≤ 1.10 x full training", judge, 1.1, newcomers.get("ours"), newcomers.get("full"), at)
     return [*found, _with_note(onboarded, f"full training took {stopped} steps" if stopped else "")]

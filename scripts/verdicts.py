@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from export import to_onnx
+from export.files import digest_of
 from export.runtime import open_engine
 from models import registry
 from models.contract import Work
@@ -177,7 +178,7 @@ def panel_of(folder: Path, material: tuple[Path, ...]) -> tuple[Judge, ...]:
 
 @cache
 def _code_digest() -> str:
-    return rows.digest_of(b"".join((rows.ROOT / name).read_bytes() for name in _CODE))
+    return digest_of(b"".join((rows.ROOT / name).read_bytes() for name in _CODE))
 
 
 @cache
