@@ -113,7 +113,7 @@ def main() -> None:
 
 def validated(bench: Bench) -> list[Validation]:
     """Every judge tried on all works."""
-    torch.set_num_threads(bench.threads * bench.jobs)
+    torch.set_num_threads(bench.threads)
     panel = verdicts.panel_of(bench.folder, bench.material)
     return verdicts.validate_all(panel, bench.works, all_photos(bench), bench.distinct)
 
@@ -465,7 +465,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--server-momentum", type=float, default=0.0, help="FedAvgM; 0 is what the coordinator does")
     add("--learn-steps", type=int, default=NodeConfig(artist="", style="").learn_steps, help="of a held-out artist's code")
     add("--full-cap", type=int, default=1000, help="most steps of a held-out artist's full training")
-    add("--gatys", type=int, default=2, help="pairs for Gatys' optimisation, two minutes each")
+    add("--gatys", type=int, default=2, help="pairs for Gatys' optimisation, three minutes of a processor each")
     add("--jobs", type=int, default=2, help="processes")
     add("--threads", type=int, default=1, help="of each process")
     return parser.parse_args(words)

