@@ -8,11 +8,12 @@ graph with the norm statistics of a thumbnail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from edge_node import ingest, releases, runtimes, styles
 from edge_node.config import Home
@@ -27,11 +28,13 @@ from export.signing import VerifiedRelease
 from export.thumbnail import LARGEST_WHOLE, thumbnail_run
 from models import codecs, samplers
 from models.contract import Signature, Work
-from models.samplers import Code, Run
+from models.samplers import Code
 
+T = TypeVar("T")
 PrecisionChoice = Literal["auto", "fp32", "int8"]
 SMALLEST_SIDE: Final = 64
 LARGEST_PIXELS: Final = 8_000_000
+_KEPT: Final = 32  # engines, codes and releases held open: a dozen styles' worth, a few megabytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,81 +67,116 @@ class Painted:
 
 
 def paint(home: Home, order: Order) -> Painted:
-    """Paint.
+    """Paint one picture; see ``Painter.paint``."""
+    return Painter(home).paint(order)
 
-    Raises:
-        UnknownStyleError: a style is not here, and no public one of the release in use either.
-        UsageError: strength, size, mix or precision cannot be.
-        NotConfiguredError: no release here holds the styles' body, or it is of another kind of art.
-        IntegrityError: a style's or release's files were changed.
+
+class Painter:
+    """Paints again and again. What was verified and opened once stays open, the least used making room for the new.
+
+    So a second picture of a style costs the picture alone, and so does going back to a style used before. How many styles are
+    installed plays no part: none is looked at but those of the order. A style that was renewed meanwhile has other digests
+    and is opened anew.
     """
-    _check(order)
-    own = {name: styles.find(home, name) for name in order.weights if name in styles.names(home)}
-    source, public = _source(home, order, own)
-    signature, threads = source.manifest.signature, home.config().threads
-    styles.refuse_other_art(signature)
-    if any(style.body != source.manifest.body for style in own.values()):
-        raise UsageError(
-            "these styles were fitted to different bodies and cannot be mixed",
-            advice="Run sfumato up until both are renewed, or learn the older one again.",
-        )
-    alone = next(iter(own.values())) if len(order.weights) == len(own) == 1 and order.strength >= 1 else None
-    if alone is not None and (alone.is_folded or order.precision == "int8"):
-        return _folded(home, alone, signature, order, threads)
-    if order.precision == "int8" or order.runtime == "openvino":
-        raise UsageError(
-            alone.compromise if alone else "mixes, public styles and strengths below 1 are painted by ONNX Runtime in fp32",
-            advice="Leave --precision and --runtime away.",
-        )
-    codes = {name: own[name].code() if name in own else public[name] for name in order.weights}
-    code = samplers.mix(codes, order.weights)
-    exact = source.read(release.EXACT)
-    run = thumbnail_run(exact, signature, threads) if _is_large(order.photo) else _exact_run(exact, threads)
-    identity = release.codes_of(source)[release.IDENTITY]
-    picture = samplers.paint_with_strength(run, signature, order.photo, code, identity, order.strength)
-    return Painted(picture, "onnxruntime", "fp32", "exact")
 
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._kept: OrderedDict[tuple[object, ...], Any] = OrderedDict()
 
-def _exact_run(exact: bytes, threads: int) -> Run:
-    return open_engine(exact, "release's exact", threads).run
+    def paint(self, order: Order) -> Painted:
+        """Paint.
+
+        Raises:
+            UnknownStyleError: a style is not here, and no public one of the release in use either.
+            UsageError: strength, size, mix or precision cannot be.
+            NotConfiguredError: no release here holds the styles' body, or it is of another kind of art.
+            IntegrityError: a style's or release's files were changed.
+        """
+        _check(order)
+        own = {name: styles.find(self._home, name) for name in order.weights if styles.is_installed(self._home, name)}
+        source, public = self._source(order, own)
+        signature = source.manifest.signature
+        styles.refuse_other_art(signature)
+        if any(style.body != source.manifest.body for style in own.values()):
+            raise UsageError(
+                "these styles were fitted to different bodies and cannot be mixed",
+                advice="Run sfumato up until both are renewed, or learn the older one again.",
+            )
+        alone = next(iter(own.values())) if len(order.weights) == len(own) == 1 and order.strength >= 1 else None
+        if alone is not None and (alone.is_folded or order.precision == "int8"):
+            return self._folded(alone, signature, order)
+        if order.precision == "int8" or order.runtime == "openvino":
+            raise UsageError(
+                alone.compromise if alone else "mixes, public styles and strengths below 1 are painted by ONNX Runtime in fp32",
+                advice="Leave --precision and --runtime away.",
+            )
+        codes = {name: self._code(own[name]) if name in own else public[name] for name in order.weights}
+        return self._exact(source, samplers.mix(codes, order.weights), order)
+
+    def _source(self, order: Order, own: Mapping[str, Style]) -> tuple[VerifiedRelease, Mapping[str, Code]]:
+        """The release to paint with, and its public styles if the order names any: those of the release in use.
+
+        Raises:
+            UnknownStyleError: a name is neither a style of this machine nor a public one.
+        """
+        home = self._home
+        if len(own) == len(order.weights):
+            body = next(iter(own.values())).body
+            return self._keep(("body", body), lambda: releases.with_body(home, body)), {}
+        source = self._keep(("in use", releases.current_version(home)), lambda: releases.current(home))
+        public = self._keep(("public", source.digest), lambda: styles.public_codes(source))
+        for name in order.weights:
+            if name not in own and name not in public:
+                raise styles.unknown(name, sorted({*styles.names(home), *public}))
+        return source, public
+
+    def _code(self, style: Style) -> Code:
+        return self._keep(("code", style.folder, *style.files.values()), style.code)
+
+    def _exact(self, source: VerifiedRelease, code: Code, order: Order) -> Painted:
+        signature, threads = source.manifest.signature, self._home.config().threads
+        if _is_large(order.photo):
+            run = thumbnail_run(source.read(release.EXACT), signature, threads)
+        else:
+            what = "release's exact"
+            run = self._keep(("exact", source.digest), lambda: open_engine(source.read(release.EXACT), what, threads)).run
+        identity = self._keep(("identity", source.digest), lambda: release.codes_of(source)[release.IDENTITY])
+        picture = samplers.paint_with_strength(run, signature, order.photo, code, identity, order.strength)
+        return Painted(picture, "onnxruntime", "fp32", "exact")
+
+    def _folded(self, style: Style, signature: Signature, order: Order) -> Painted:
+        precision = style.best_precision if order.precision == "auto" else order.precision
+        threads = self._home.config().threads
+
+        def opened(runtime: Runtime) -> Engine:
+            return open_engine(style.graph(precision, runtime), f"{style.name} {precision}", threads, runtime)
+
+        def chosen() -> Engine:
+            if order.runtime != "auto":
+                return opened(order.runtime)
+            kind = f"{style.modality} {precision} {threads} threads"
+            return opened(runtimes.fastest(self._home, kind, signature, {r: partial(opened, r) for r in installed()}))
+
+        engine = self._keep(("folded", style.folder, *style.files.values(), precision, order.runtime), chosen)
+        if _is_large(order.photo):
+            picture = samplers.paint_in_tiles(engine.run, signature, order.photo)
+        else:
+            picture = samplers.paint(engine.run, signature, order.photo, None)
+        return Painted(picture, engine.runtime, precision, "folded")
+
+    def _keep(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """What was made for a key before, or now."""
+        if key not in self._kept:
+            self._kept[key] = make()
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        kept: T = self._kept[key]
+        return kept
 
 
 def _is_large(photo: Work) -> bool:
     return photo[..., 0].size > LARGEST_WHOLE
-
-
-def _source(home: Home, order: Order, own: Mapping[str, Style]) -> tuple[VerifiedRelease, Mapping[str, Code]]:
-    """The release to paint with, and its public styles if the order names any: those of the release in use.
-
-    Raises:
-        UnknownStyleError: a name is neither a style of this machine nor a public one.
-    """
-    if len(own) == len(order.weights):
-        return releases.with_body(home, next(iter(own.values())).body), {}
-    source = releases.current(home)
-    public = styles.public_codes(source)
-    for name in order.weights:
-        if name not in own and name not in public:
-            raise styles.unknown(name, sorted({*styles.names(home), *public}))
-    return source, public
-
-
-def _folded(home: Home, style: Style, signature: Signature, order: Order, threads: int) -> Painted:
-    precision = style.best_precision if order.precision == "auto" else order.precision
-
-    def opened(runtime: Runtime) -> Engine:
-        return open_engine(style.graph(precision, runtime), f"{style.name} {precision}", threads, runtime)
-
-    if order.runtime == "auto":
-        kind = f"{style.modality} {precision} {threads} threads"
-        engine = opened(runtimes.fastest(home, kind, signature, {r: partial(opened, r) for r in installed()}))
-    else:
-        engine = opened(order.runtime)
-    if _is_large(order.photo):
-        picture = samplers.paint_in_tiles(engine.run, signature, order.photo)
-    else:
-        picture = samplers.paint(engine.run, signature, order.photo, None)
-    return Painted(picture, engine.runtime, precision, "folded")
 
 
 def precision_choice(text: str) -> PrecisionChoice:

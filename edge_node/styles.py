@@ -157,6 +157,11 @@ def names(home: Home) -> list[str]:
     return sorted(path.parent.name for path in home.styles.glob(f"*/{_CURRENT}"))
 
 
+def is_installed(home: Home, name: str) -> bool:
+    """Whether there is a style of that name, without looking at any other."""
+    return name not in ("", ".", "..") and Path(name).name == name and (home.styles / name / _CURRENT).exists()
+
+
 def find(home: Home, name: str) -> Style:
     """The style in use under a name.
 
@@ -164,9 +169,8 @@ def find(home: Home, name: str) -> Style:
         UnknownStyleError: there is none.
         IntegrityError: its files were changed.
     """
-    known = names(home)
-    if name not in known:
-        raise unknown(name, known)
+    if not is_installed(home, name):
+        raise unknown(name, names(home))
     try:
         body = read_bounded(home.styles / name / _CURRENT, 128).decode(errors="replace").strip()
     except (OSError, IntegrityError) as error:

