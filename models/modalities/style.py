@@ -44,7 +44,7 @@ _EMPHASIS: Final = 0.6  # of the draws are of the emphasised code; the rest is s
 _LIVE_SHARE: Final = 0.5  # of the training steps use live statistics, the others the running ones
 
 _OVERHANG: Final = 2  # pixels by which the stem's window reaches beyond the four it is about
-_MARGIN: Final = 8  # edge padding around what is painted, cut off afterwards
+_MARGIN: Final = 16  # edge padding around what is painted, cut off afterwards
 # What the zero padding inside does to a picture reaches further inwards. The style loss does not see that rim, or it would
 # teach the network to park the palette's rarer colours there; the loss of colour sees all but the margin, so that the rim
 # is painted like the rest.
@@ -57,6 +57,7 @@ _STYLE_SIDE: Final = 704
 _PHOTO_SIDE: Final = 320  # photos are fed at about this geometric mean side while training
 _EXAM_PHOTOS: Final = 4
 _EXPOSED_SHARE: Final = 0.4  # of the crops are exposed and contrasted at random
+_FAINT_SHARE: Final = 0.1  # of the crops are nearly flat, as a wall or a sky that fills the picture
 _SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixed pixel grid cannot hide from it
 _CONTENT_WEIGHT: Final = 1.0
 _STYLE_WEIGHT: Final = 30.0
@@ -68,7 +69,7 @@ _COLOUR_RIDGE: Final = 0.01  # per patch: few photos do not show every hue
 _IDENTITY_WEIGHT: Final = 30.0
 _SMOOTH_WEIGHT: Final = 1.5
 _GRID_WEIGHT: Final = 60.0
-_FOLD_WEIGHT: Final = 8.0  # of what changes in a picture when the norms' statistics are frozen
+_FOLD_WEIGHT: Final = 40.0  # of what changes in a picture when the norms' statistics are frozen
 _CLIP_WEIGHT: Final = 30.0  # of what lies beyond black or white: it would be cut off and leave flat patches
 
 
@@ -381,13 +382,20 @@ def _photo(work: Work) -> Tensor:
 
 
 def _crop(photo: Tensor, size: int, rng: Generator) -> Tensor:
-    """A square of a photo, mirrored or exposed at random: well-made photos have few deep shadows and blown lights."""
+    """A square of a photo, mirrored and exposed at random.
+
+    Well-made photos have few deep shadows, blown lights and bare walls; on a wall, whatever a body does of its own accord
+    shows, a frame along the edge above all.
+    """
     top = int(rng.integers(photo.shape[1] - size + 1))
     left = int(rng.integers(photo.shape[2] - size + 1))
     crop = photo[:, top : top + size, left : left + size]
     if rng.random() < _EXPOSED_SHARE:
         contrast, lift = rng.uniform(0.8, 1.7), rng.uniform(-0.4, 0.2)
         crop = ((crop - 0.5) * contrast + 0.5 + lift).clamp(0, 1)
+    elif rng.random() < _FAINT_SHARE / (1 - _EXPOSED_SHARE):
+        mean = crop.mean(dim=(1, 2), keepdim=True)
+        crop = mean + rng.uniform(0.02, 0.3) * (crop - mean)
     return crop.flip(2) if rng.random() < 0.5 else crop
 
 
@@ -481,18 +489,17 @@ def _painted(net: StyleNet, batch: StyleBatch) -> tuple[Tensor, Tensor]:
     A style that has none yet is painted live, whatever the batch says.
 
     Returns:
-        The pictures, and (B,) how far those of frozen statistics are from live ones: what folding will change. The live
-        picture is a constant there, a second opinion that costs no gradient.
+        The pictures, and (B,) how far those of frozen statistics are from live ones: what folding will change. Both ways of
+        painting learn from the difference, so that what a picture shows comes to depend little on its own statistics.
     """
     codes = net.codes[batch.code]
     if batch.live or not bool(net.norm_mean[batch.code].any(dim=1).all()):
         picture, seen = net(batch.photo, codes)
         _observe_inplace(net, batch.code, *seen)
         return picture, torch.zeros(len(codes))
-    picture = net(batch.photo, codes, (net.norm_mean[batch.code], net.norm_var[batch.code]))[0]
-    with torch.no_grad():
-        live = net(batch.photo, codes)[0]
-    return picture, (picture - live).abs().mean(dim=(1, 2, 3))
+    frozen = net.norm_mean[batch.code], net.norm_var[batch.code]
+    picture = net(batch.photo, codes, frozen)[0]
+    return picture, (picture - net(batch.photo, codes)[0]).abs().mean(dim=(1, 2, 3))
 
 
 def _grid(picture: Tensor, period: int = 4, blocks: int = 8) -> Tensor:

@@ -1,6 +1,7 @@
 """What the style modality promises beyond the contract."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -325,6 +326,38 @@ def test_the_style_distance_is_nothing_to_itself_and_relative_to_the_target() ->
     # Ten times the contrast against its own target doubled: the same distance, however loud the style.
     louder = [Moments(2 * m.mean, 2 * m.covariance) for m in (moments(f) for f in loud)]
     assert abs(style._style_distance(loud, louder).item() - 0.25) < 1e-4
+
+
+def test_a_frozen_step_costs_what_freezing_changes_and_teaches_both_ways_of_painting() -> None:
+    lessons = style.StyleLessons(
+        Glass("glass"), [[pictures.shapes((200, 200))]], [pictures.shapes((200, 200), seed=1)], 1,
+        size=64, batch=1, settling_steps=0, emphasis=None,
+    )  # fmt: skip
+    net = shaken(STYLE.build(0))
+    assert isinstance(net, style.StyleNet)
+    STYLE.set_codes_inplace(net, STYLE.codes(net))  # begins the running statistics anew
+    batch = lessons.batch(0)
+    live = replace(batch, live=True)
+    with torch.no_grad():
+        style._painted(net, live)  # the running statistics are now this very picture's
+        _, same = style._painted(net, replace(batch, live=False))
+        net.norm_var.mul_(4.0)
+        _, other = style._painted(net, replace(batch, live=False))
+        _, none = style._painted(net, live)
+
+    assert same.max() < 1e-5
+    assert other.min() > 1e-3
+    assert none.max() == 0
+
+
+def test_some_crops_are_nearly_flat_and_most_are_not() -> None:
+    photo = torch.rand((3, 200, 200), generator=torch.Generator().manual_seed(1))
+    rng = np.random.default_rng(0)
+
+    spreads = np.array([style._crop(photo, 64, rng).std().item() / photo.std().item() for _ in range(300)])
+
+    assert 0.05 < (spreads < 0.35).mean() < 0.16
+    assert (spreads > 0.6).mean() > 0.8
 
 
 def test_the_photos_of_the_exam_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
