@@ -44,11 +44,14 @@ _EMPHASIS: Final = 0.6  # of the draws are of the emphasised code; the rest is s
 _LIVE_SHARE: Final = 0.5  # of the training steps use live statistics, the others the running ones
 
 _OVERHANG: Final = 2  # pixels by which the stem's window reaches beyond the four it is about
-_MARGIN: Final = 16  # edge padding around what is painted, cut off afterwards
-# What the zero padding inside does to a picture reaches further inwards. The style loss does not see that rim, or it would
-# teach the network to park the palette's rarer colours there; the loss of colour sees all but the margin, so that the rim
-# is painted like the rest.
+# Edge padding around what is painted, cut off afterwards. With 16 pixels a bare wall still has a frame of up to 20 grey
+# levels, with 24 none above 6 (`tests/meta/test_base_pictures.py`).
+_MARGIN: Final = 24
+# What the zero padding inside does to a picture reaches as far inwards while training, too. The style loss does not see that
+# rim, or it would teach the network to park the palette's rarer colours there; the loss of colour sees its inner part, so that
+# it is painted like the rest.
 _RIM: Final = 24
+_RIM_UNSEEN: Final = 16
 
 _SHRINKS: Final = (1, 2, 4)  # the style loss sees the picture at these fractions of its size
 # Works are measured at this geometric mean side, larger than the 512 px pictures they teach: at their own scale an oil
@@ -471,7 +474,7 @@ class StyleObjective:
         styled = batch.weight
         content = (_whitened(painted[deepest]) - _whitened(original)).square().mean(dim=(1, 2, 3))
         style = _style_distance(painted, batch.targets)
-        colour = _colour_distance(_cut(whole, _MARGIN), _cut(batch.recoloured, _MARGIN))
+        colour = _colour_distance(_cut(whole, _RIM_UNSEEN), _cut(batch.recoloured, _RIM_UNSEEN))
         identity = (picture - photo).abs().mean(dim=(1, 2, 3))
         smooth = _roughness(picture)
         return torch.mean(
