@@ -6,10 +6,12 @@ installed; the engine says which of them it really is, since a silent fallback i
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -67,8 +69,9 @@ class OpenVinoEngine:
 
     def run(self, feed: Feed) -> Mapping[str, npt.NDArray[np.generic]]:
         """See ``Engine.run``."""
-        request = self._request(feed)
-        request.infer(dict(feed), share_inputs=True)
+        with _kept_signal_stack():
+            request = self._request(feed)
+            request.infer(dict(feed), share_inputs=True)
         # The request writes into the same memory the next time.
         return {output.any_name: request.get_tensor(output).data.copy() for output in request.model_outputs}
 
@@ -136,6 +139,34 @@ def _open_openvino(model: bytes, threads: int) -> Engine:
 
 
 _OPENERS: Final = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino}
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux, see sigaltstack(2)."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+_DISABLED: Final = 2  # SS_DISABLE
+
+
+@contextmanager
+def _kept_signal_stack() -> Iterator[None]:
+    """Give the thread back the stack its signal handlers run on.
+
+    OpenVINO's CPU kernels put their own in its place (seen with 2026.4) and free it with the graph. Python's handlers run on
+    that stack if there is one, so the next signal, a Ctrl-C or the end of a service, would crash the process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        if libc.sigaltstack(ctypes.byref(before), None):  # too small by now for the processor's registers: go without
+            libc.sigaltstack(ctypes.byref(_SignalStack(None, _DISABLED, 0)), None)
 
 
 def _openvino() -> Any:

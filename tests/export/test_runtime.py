@@ -135,3 +135,48 @@ def test_openvino_reports_to_nobody(folded: bytes, tmp_path: Path) -> None:
 
     # The second line is the control: the watch does see who asks for an address.
     assert done.stdout.splitlines() == ["[]", "['socket.getaddrinfo']"]
+
+
+_SIGNALLED = """
+import ctypes, faulthandler, os, signal, sys
+from contextlib import nullcontext
+
+import numpy as np
+
+from export import runtime
+
+if sys.argv[2] == "unkept":
+    runtime._kept_signal_stack = nullcontext
+faulthandler.enable()  # which puts up a stack for signal handlers, as test runners and services do
+
+
+def place():
+    stack = runtime._SignalStack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+    return stack.base
+
+
+before = place()
+engine = runtime.open_engine(open(sys.argv[1], "rb").read(), "folded", runtime="openvino")
+engine.run({"photo": np.zeros((1, 64, 64, 3), np.uint8)})
+print("kept" if place() == before else "lost")
+del engine
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+if sys.argv[2] == "kept":
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are put back on Linux alone")
+@pytest.mark.parametrize(("how", "said"), [("kept", ["kept", "handled"]), ("unkept", ["lost"])])
+def test_a_signal_after_a_picture_by_openvino_is_handled(folded: bytes, tmp_path: Path, how: str, said: list[str]) -> None:
+    # "unkept" is the control: what OpenVINO does of its own accord.
+    (tmp_path / "folded.onnx").write_bytes(folded)
+
+    found = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, str(tmp_path / "folded.onnx"), how], capture_output=True, text=True, check=False
+    )
+
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == said
