@@ -49,7 +49,8 @@ def test_onnx_runtime_paints_what_torch_paints(exported: Exported, row: int, siz
     expected = painted_by_torch(exported, photo, code)
     # One grey level: two sums of float32 in another order may fall on either side of a half.
     assert np.abs(picture.astype(int) - expected).max() <= 1
-    assert expected.std() > 10  # a picture, not a grey wall on which everything agrees
+    if photo.shape[:2] != (1, 1):
+        assert expected.std() > 10  # a picture, not a grey wall on which everything agrees
 
 
 def test_the_two_codes_paint_two_pictures(exported: Exported) -> None:
