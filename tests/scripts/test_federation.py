@@ -185,7 +185,7 @@ def test_bench_runs_from_end_to_end_and_a_second_time_from_the_cache(tmp_path: P
     monkeypatch.setattr(federation, "REFERENCES", verdicts.REFERENCES)
     asked = arguments(tmp_path)
     monkeypatch.setattr(federation, "parse", lambda: asked)
-    monkeypatch.setattr(federation_plot, "plot", lambda _findings, _path: None)  # matplotlib comes with the bench
+    monkeypatch.setattr(federation_plot, "plot", lambda _findings, _path: None)  # the plot has a test of its own
     monkeypatch.setattr(federation, "version", lambda _name: "1")
     out = tmp_path / "out"
     federation.main()
@@ -201,7 +201,6 @@ def test_bench_runs_from_end_to_end_and_a_second_time_from_the_cache(tmp_path: P
 
 
 def test_plot_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib comes with the bench extra")
     federation_plot.plot(findings(ours=curve([0.6, 0.5], [1, 2]), local=curve([0.9], [1])), tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as drawn:
         assert drawn.width > 600
