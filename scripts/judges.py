@@ -39,7 +39,7 @@ Layers: TypeAlias = tuple[Floats, ...]
 Describe: TypeAlias = Callable[[Work], Layers]
 
 PICTURE_SIDE: Final = 512  # geometric mean side at which photos are painted and pictures judged
-WORK_SIDE: Final = 448  # of works, as in training: strokes as wide as in a 512 px picture
+WORK_SIDE: Final = 448  # of works: strokes as wide as in a 512 px picture; training shows them larger, which no judge follows
 ACCURACY: Final = 0.8  # of distinct artists' works given back to their artists, at least
 GAP: Final = 3.0  # by how many half intervals a photo is farther than a work of the artist, at least
 

@@ -45,7 +45,7 @@ _LIVE_SHARE: Final = 0.5  # of the training steps use live statistics, the other
 
 _OVERHANG: Final = 2  # pixels by which the stem's window reaches beyond the four it is about
 # Edge padding around what is painted, cut off afterwards. With 16 pixels a bare wall still has a frame of up to 20 grey
-# levels, with 24 none above 6 (`tests/meta/test_base_pictures.py`).
+# levels, with 24 none above 8 (`tests/meta/test_base_pictures.py`).
 _MARGIN: Final = 24
 # What the zero padding inside does to a picture reaches as far inwards while training, too. The style loss does not see that
 # rim, or it would teach the network to park the palette's rarer colours there; the loss of colour sees its inner part, so that
