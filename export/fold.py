@@ -38,7 +38,7 @@ class NormStatistics:
 
 
 def calibrate(exact: bytes, signature: Signature, code: Code, photos: Sequence[Work]) -> dict[str, NormStatistics]:
-    """Run the exact graph over photos and keep each norm's statistics, averaged over the photos.
+    """Run the exact graph over photos and keep statistics of each norm that do what the photos' own do on average.
 
     Args:
         exact: serialised exact graph.
@@ -59,7 +59,7 @@ def calibrate(exact: bytes, signature: Signature, code: Code, photos: Sequence[W
         outputs = engine.run({signature.content.name: photo[None], signature.code.name: code[None]})
         for node in norms:
             seen[node.output[0]].append(_statistics(node.input[0], outputs))
-    return {name: _mean(statistics) for name, statistics in seen.items()}
+    return {node.output[0]: _typical(seen[node.output[0]], _epsilon(node)) for node in norms}
 
 
 def _expose_inplace(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
@@ -86,12 +86,16 @@ def _statistics(x: str, outputs: Mapping[str, npt.NDArray[np.generic]]) -> NormS
     return NormStatistics(mean.astype(np.float32), variance.astype(np.float32))
 
 
-def _mean(statistics: Sequence[NormStatistics]) -> NormStatistics:
-    """The average photo: means of means and of variances, as the running statistics of the training."""
-    return NormStatistics(
-        mean=np.mean([s.mean for s in statistics], axis=0),
-        variance=np.mean([s.variance for s in statistics], axis=0),
-    )
+def _typical(statistics: Sequence[NormStatistics], epsilon: float) -> NormStatistics:
+    """Statistics whose factor and offset are the average photo's.
+
+    The mean of the variances would lean to the busiest photo and leave a quiet sky without strokes.
+    """
+    factors = [1 / np.sqrt(s.variance.astype(np.float64) + epsilon) for s in statistics]
+    factor = np.mean(factors, axis=0)
+    mean = np.mean([s.mean * f for s, f in zip(statistics, factors, strict=True)], axis=0) / factor
+    variance = np.maximum(factor**-2 - epsilon, 0)
+    return NormStatistics(mean.astype(np.float32), variance.astype(np.float32))
 
 
 def fold(exact: bytes, signature: Signature, code: Code, statistics: Mapping[str, NormStatistics]) -> bytes:
@@ -202,9 +206,12 @@ def _way_past(norm: onnx.NodeProto, graph: onnx.GraphProto, weights: Mapping[str
 
 
 def _affine(node: onnx.NodeProto, seen: NormStatistics, scale: Vector, shift: Vector) -> tuple[Vector, Vector]:
-    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-    gain = scale / np.sqrt(seen.variance + np.float32(epsilon))
+    gain = scale / np.sqrt(seen.variance + np.float32(_epsilon(node)))
     return gain, shift - seen.mean * gain
+
+
+def _epsilon(norm: onnx.NodeProto) -> float:
+    return next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
 
 
 def _scale_inplace(

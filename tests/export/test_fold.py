@@ -92,23 +92,25 @@ def test_a_mix_folds_like_any_code(exported: Exported) -> None:
     assert np.abs(picture.astype(int) - exact_picture(mixed, photo, 0)).max() <= 2
 
 
-def test_statistics_are_those_that_the_network_itself_sees(exported: Exported) -> None:
-    """A second opinion from torch: mean and variance before each norm, averaged over the photos."""
-    seen_by_torch = []
+def test_frozen_factors_and_offsets_are_the_mean_of_those_the_network_itself_uses(exported: Exported) -> None:
+    """A second opinion from torch: 1 / sigma and -mu / sigma before each norm, averaged over the photos."""
+    factors, offsets = [], []
     for photo in exported.photos:
         content = torch.tensor(framed(photo)).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
             _, (mean, variance) = exported.net(content, torch.tensor(exported.codes[0])[None])
-        seen_by_torch.append((mean[0].numpy(), variance[0].numpy()))
+        factors.append(((variance[0] + 1e-5) ** -0.5).numpy())
+        offsets.append(-mean[0].numpy() * factors[-1])
 
     statistics = calibrate(exported.exact, exported.signature, exported.codes[0], exported.photos)
 
     # The norms stand in the graph in the order the network applies them.
-    for index, name in enumerate(("mean", "variance")):
-        widths = zip(statistics.values(), exported.net.widths, strict=True)
-        ours = np.concatenate([getattr(s, name)[:width] for s, width in widths])  # without what passes the norms
-        theirs = np.mean([seen[index] for seen in seen_by_torch], axis=0)
-        assert np.allclose(ours, theirs, rtol=2e-3, atol=2e-4)
+    ours = list(zip(statistics.values(), exported.net.widths, strict=True))
+    means, variances = (np.concatenate([getattr(s, part)[:width] for s, width in ours]) for part in ("mean", "variance"))
+    factor = (variances + 1e-5) ** -0.5
+    assert len(exported.photos) > 1
+    assert np.allclose(factor, np.mean(factors, axis=0), rtol=2e-3, atol=2e-4)
+    assert np.allclose(-means * factor, np.mean(offsets, axis=0), rtol=2e-3, atol=2e-3)
 
 
 def test_calibrating_and_folding_leave_the_exact_graph_as_it_was(exported: Exported) -> None:
