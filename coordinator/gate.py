@@ -7,7 +7,8 @@ for the candidate with a fixed budget and seed (body frozen), as every node will
 2. its style distance is at most 1.02 times the current body's, whose codes were fitted as much,
 3. its pictures keep at least the current SSIM to the photos, less 0.02,
 4. no pixel grid can be seen in its pictures,
-5. its int8 graph is of use: near enough to its fp32 graph that styles can be quantised,
+5. its folded graph is of use, and so is its int8 graph: near enough to the exact one and to fp32 that styles can be
+   compiled to them,
 6. its pictures are no near copies of the public works it was trained on.
 
 A refusal is a stated outcome: the current release stays, and everything goes on working.
@@ -24,9 +25,9 @@ import numpy as np
 from export import backbones, release
 from export.fold import calibrate, fold
 from export.manifest import Verdict
-from export.parity import Parity, compare
+from export.parity import Folding, Parity, compare, folding
 from export.processes import return_freed_memory
-from export.quantize import int8_onnx, observe
+from export.quantize import QuantizeError, int8_onnx, observe
 from export.runtime import open_engine
 from export.signing import VerifiedRelease
 from export.to_onnx import with_body
@@ -41,8 +42,10 @@ STYLE_RATIO: Final = 1.02
 CONTENT_LOSS: Final = 0.02
 GRID_DB: Final = 6.0
 """A grid peak below this is not seen (`models/measures.py`)."""
-# Looser than what a node asks of its own int8 graph (`export/parity.py`), for a node that misses that paints in fp32: here
-# only a body that no style could be quantised with is kept out.
+# Looser than what a node asks of its own graphs (`export/parity.py`), for a node that misses that paints with the exact graph
+# or in fp32: here only a body that no style could be folded or quantised with is kept out.
+_FOLD_COLOUR_DIFFERENCE: Final = 8.0
+_FOLD_SSIM: Final = 0.75
 _INT8_PSNR_DB: Final = 28.0
 _INT8_SSIM: Final = 0.9
 _FIT_SEED: Final = 20_260
@@ -97,7 +100,7 @@ class Gate:
         except training.DivergedError as error:
             return self._hopeless(body, str(error))
         exact = with_body(self._current.read(release.EXACT), body)
-        grid, parity = self._rendered(exact, codes)
+        grid, folded, parity = self._rendered(exact, codes)
         verdict = Verdict(
             style_before=self._before.style,
             style_after=score.style,
@@ -108,7 +111,8 @@ class Gate:
             int8_ssim=parity.ssim,
         )
         originality = self._compared(exact, codes)
-        return Candidate(body, exact, codes, verdict, (*_reasons(verdict), *_copies(originality)), originality)
+        reasons = (*_reasons(verdict), *_unfoldable(folded), *_copies(originality))
+        return Candidate(body, exact, codes, verdict, reasons, originality)
 
     def _fitted(self, body: Arrays) -> tuple[Mapping[str, Code], Score]:
         """The public codes fitted to a body, from those of the current release, and how well they do.
@@ -125,20 +129,27 @@ class Gate:
         codes = dict(zip(self._names, self._modality.codes(net), strict=True))
         return codes, self._modality.score(net, self._exam)
 
-    def _rendered(self, exact: bytes, codes: Mapping[str, Code]) -> tuple[float, Parity]:
-        """The worst grid over the styled public codes, and int8 against fp32 of the first of them."""
+    def _rendered(self, exact: bytes, codes: Mapping[str, Code]) -> tuple[float, Folding, Parity]:
+        """The worst grid over the styled public codes; of the first of them, folded against exact and int8 against fp32."""
         signature = self._current.manifest.signature
         engine = open_engine(exact, "candidate's exact")
         styled = [name for name in self._names if name != release.IDENTITY]
         grids = [grid_peak_db(paint(engine.run, signature, _smooth_photo(), codes[name])) for name in styled]
-        photos = self._photos[:_CALIBRATION]
-        folded = fold(exact, signature, codes[styled[0]], calibrate(exact, signature, codes[styled[0]], photos))
-        int8 = int8_onnx(folded, signature, observe(folded, signature, photos), "onnxruntime")
-        pictures = [
-            [paint(open_engine(graph, "candidate's").run, signature, probe, None) for probe in self._probes[:_PROBES]]
-            for graph in (folded, int8)
-        ]
-        return max(grids), compare(*pictures)
+        photos, probes, code = self._photos[:_CALIBRATION], self._probes[:_PROBES], codes[styled[0]]
+        folded = fold(exact, signature, code, calibrate(exact, signature, code, photos))
+        live = [paint(engine.run, signature, probe, code) for probe in probes]
+        frozen = self._painted(folded)
+        try:
+            int8 = int8_onnx(folded, signature, observe(folded, signature, photos), "onnxruntime")
+            parity = compare(frozen, self._painted(int8))
+        except QuantizeError:
+            parity = Parity(0.0, 0.0)
+        return max(grids), folding(live, frozen, None), parity
+
+    def _painted(self, graph: bytes) -> list[Work]:
+        """Some probe photos, by a graph that needs no code."""
+        engine = open_engine(graph, "candidate's")
+        return [paint(engine.run, self._current.manifest.signature, probe, None) for probe in self._probes[:_PROBES]]
 
     def _compared(self, exact: bytes, codes: Mapping[str, Code]) -> Originality:
         """The styled public codes' pictures of the probe photos against the public works.
@@ -176,6 +187,13 @@ def _reasons(verdict: Verdict) -> tuple[str, ...]:
         ),
     )
     return tuple(reason for passed, reason in checks if not passed)
+
+
+def _unfoldable(found: Folding) -> tuple[str, ...]:
+    """Pictures that change with frozen norms, in words."""
+    if found.colour_difference <= _FOLD_COLOUR_DIFFERENCE and found.ssim >= _FOLD_SSIM:  # NaN is neither
+        return ()
+    return (f"with frozen norms its pictures change: colour difference {found.colour_difference:.1f}, SSIM {found.ssim:.2f}",)
 
 
 def _copies(originality: Originality) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ Array = npt.NDArray[Any]
 _BYTE: Final = 1 / 255  # a photo's and a picture's step
 _GROUPED: Final = 4  # neighbouring pixels read as one
 _LOUDER: Final = 8.0  # by this much at the most is a quiet channel amplified
+_BIAS_MAX: Final = 2.0**30  # steps of a bias, which is an int32
 _CHANNELS_FIRST: Final = (0, 3, 1, 2)
 _CHANNELS_LAST: Final = (0, 2, 3, 1)
 
@@ -342,7 +343,11 @@ class _Writer:
             grid, strides = _Grid(_BYTE, 0), [step.stride, step.stride // _GROUPED]
             values, weight = self._meaning(self._photo, grid), _of_groups(step)
         self._filters[step.output] = len(weight)
-        scales = np.maximum(np.abs(weight).max(axis=(1, 2, 3)) / 127, 1e-12).astype(np.float32)
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all() and np.isfinite(grid.scale)):
+            raise QuantizeError("a convolution holds numbers that are not finite")
+        # A filter of next to nothing beside its bias gets steps so coarse that the bias still has a whole number.
+        greatest = np.maximum(np.abs(weight).max(axis=(1, 2, 3)) / 127, np.abs(bias) / (grid.scale * _BIAS_MAX))
+        scales = np.maximum(greatest, 1e-12).astype(np.float32)
         steps = np.round(weight / scales[:, None, None, None]).astype(np.int8)
         small = self._node("DequantizeLinear", *map(self._constant, (steps, scales, np.zeros(len(scales), np.int8))), axis=0)
         return self._node(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from coordinator import gate
 from coordinator.gate import Candidate, Gate
 from export import release
+from export.fold import NormStatistics, calibrate
 from export.manifest import Verdict
-from export.parity import INT8_PSNR_DB, INT8_SSIM
+from export.parity import INT8_PSNR_DB, INT8_SSIM, Folding
+from export.quantize import QuantizeError
 from export.signing import VerifiedRelease
 from models import training
 from models.originality import HASHES_COPY, PATCHES_COPY, Likeness, Originality
@@ -105,6 +108,43 @@ def test_judging_does_not_change_the_body(judge: Gate, body: Arrays) -> None:
 
     for name, array in body.items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_body_that_no_style_can_be_folded_with_is_refused(judge: Gate, body: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics of nothing, in the place of calibrated ones, are what such a body would look like."""
+
+    def senseless(*arguments: Any) -> dict[str, NormStatistics]:
+        found = calibrate(*arguments)
+        return {name: NormStatistics(one.mean + 2 * np.sqrt(one.variance), one.variance / 4) for name, one in found.items()}
+
+    monkeypatch.setattr(gate, "calibrate", senseless)
+
+    assert_refused(judge.judge(body), "with frozen norms its pictures change")
+
+
+def test_a_body_whose_folded_graph_cannot_be_quantised_is_refused(
+    judge: Gate, body: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> bytes:
+        raise QuantizeError("a convolution holds numbers that are not finite")
+
+    monkeypatch.setattr(gate, "int8_onnx", refuse)
+
+    assert_refused(judge.judge(body), "int8 at 0.0 dB")
+
+
+@pytest.mark.parametrize(
+    ("colour_difference", "ssim", "refused"),
+    [
+        (8.0, 0.75, False),
+        (8.1, 0.75, True),
+        (8.0, 0.74, True),
+        (float("nan"), 1.0, True),
+        (0.0, float("nan"), True),
+    ],
+)
+def test_folding_is_refused_just_beyond_its_limits(colour_difference: float, ssim: float, *, refused: bool) -> None:
+    assert bool(gate._unfoldable(Folding(0.0, 0.0, colour_difference, ssim))) == refused
 
 
 # --- Each comparison, at its limit -------------------------------------------------------------------------------------

@@ -210,3 +210,35 @@ def computed(steps: Sequence[quantize._Step], photo: npt.NDArray[np.float64]) ->
             made = F.conv2d(inputs[0], weight, bias, stride=step.stride, padding=step.pads)
         known[step.output] = F.relu(made) if step.relu else made
     return known[steps[-2].output].numpy()
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-9])
+def test_a_filter_of_next_to_nothing_keeps_its_bias(exported: Exported, folded: bytes, target: Target, size: float) -> None:
+    """A dead filter's steps would otherwise be so fine that its bias does not fit an int32, and comes out as anything."""
+    model = onnx.load_from_string(folded)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    conv = [node for node in model.graph.node if node.op_type == "Conv"][1]
+    weight = numpy_helper.to_array(tensors[conv.input[1]]).copy()
+    weight[0] *= size
+    tensors[conv.input[1]].CopyFrom(numpy_helper.from_array(weight, conv.input[1]))
+    dead = model.SerializeToString()
+
+    photo = exported.photos[0]
+    pair = [
+        paint(open_engine(graph, "dead").run, exported.signature, photo, None)
+        for graph in (dead, int8_onnx(dead, exported.signature, observe(dead, exported.signature, exported.photos), target))
+    ]
+
+    assert compare([pair[0]], [pair[1]]).psnr_db > 25  # as anything: 10
+
+
+def test_numbers_that_are_not_finite_are_refused(exported: Exported, folded: bytes, spans: dict[str, Span]) -> None:
+    model = onnx.load_from_string(folded)
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    tensor = next(t for t in model.graph.initializer if t.name == conv.input[2])
+    bias = numpy_helper.to_array(tensor).copy()
+    bias[0] = np.inf
+    tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+
+    with pytest.raises(QuantizeError, match="not finite"):
+        int8_onnx(model.SerializeToString(), exported.signature, spans, "onnxruntime")
