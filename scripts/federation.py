@@ -10,6 +10,7 @@ training and are tried on the real works first (``scripts/judges.py``); what a r
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -40,7 +41,7 @@ from models.update import Layout  # noqa: E402
 from scripts import federation_plot, report, rows, verdicts  # noqa: E402
 from scripts.cache import Cache  # noqa: E402
 from scripts.judges import Validation  # noqa: E402
-from scripts.report import Curve, Findings, Floats  # noqa: E402
+from scripts.report import SHIPPED, Curve, Findings, Floats  # noqa: E402
 from scripts.rows import ROWS, Chain, Newcomer, RowName, Settings, Split, split  # noqa: E402
 from scripts.verdicts import MEASURES, REFERENCES, Exam  # noqa: E402
 
@@ -68,6 +69,7 @@ class Bench:
         seeds: how many.
         chosen: rows.
         gatys: pairs of artist and photo.
+        shipped: also judge the base as it comes with the program, with a code learned by everybody who takes part.
         folder: of the cache.
         jobs: processes.
         threads: of each.
@@ -82,6 +84,7 @@ class Bench:
     seeds: int
     chosen: tuple[RowName, ...]
     gatys: int
+    shipped: bool
     folder: Path
     jobs: int
     threads: int
@@ -106,7 +109,7 @@ def main() -> None:
         )
     in_parallel("trained", rows.train, chains(bench), bench)
     in_parallel("trained", rows.train, late_chains(bench), bench)
-    in_parallel("welcomed", rows.welcome, newcomers(bench), bench)
+    in_parallel("welcomed", rows.welcome, [*newcomers(bench), *(one for group in shipped(bench) for one in group)], bench)
     in_parallel("judged", verdicts.judge, exams(bench), bench)
     write(found(bench, validations), said(bench), out)
 
@@ -170,6 +173,18 @@ def newcomers(bench: Bench) -> list[Newcomer]:
     return found
 
 
+def shipped(bench: Bench) -> list[list[Newcomer]]:
+    """For each seed every artist as someone who installs the program: the base as it comes, and a code learned on it."""
+    settings = dataclasses.replace(bench.settings, start="base", settling_steps=_SETTLING["base"])
+    return [
+        [
+            Newcomer(Chain(settings, "local", seed, {artist: works}, bench.material, (), bench.folder), artist, works)
+            for artist, works in bench.splits(seed).items()
+        ]
+        for seed in (range(bench.seeds) if bench.shipped else ())
+    ]
+
+
 def whole_chain(bench: Bench, row: RowName, seed: int) -> Chain:
     """A row's chain with all artists in it."""
     return Chain(bench.settings, row, seed, bench.splits(seed), bench.material, checkpoints(bench, row), bench.folder)
@@ -180,7 +195,8 @@ def exams(bench: Bench) -> list[Exam]:
     trained = [exam for row in bench.chosen for seed in range(bench.seeds) for exam in row_exams(bench, row, seed)]
     held = [newcomer_exam(bench, newcomer) for newcomer in newcomers(bench)]
     references = [exam for name in REFERENCES for group in reference_exams(bench, name) for exam in group]
-    return [*trained, *held, *references]
+    learned = [newcomer_exam(bench, one) for group in shipped(bench) for one in group]
+    return [*trained, *held, *learned, *references]
 
 
 def row_exams(bench: Bench, row: RowName, seed: int) -> list[Exam]:
@@ -194,7 +210,7 @@ def row_exams(bench: Bench, row: RowName, seed: int) -> list[Exam]:
 
 
 def newcomer_exam(bench: Bench, newcomer: Newcomer) -> Exam:
-    """Of a held-out artist."""
+    """Of an artist who fitted a code to what others made."""
     members = (newcomer.artist,)
     return exam_of(bench, "held out", newcomer.artist, newcomer.split, row="local", piece=newcomer.key, members=members)
 
@@ -247,6 +263,8 @@ def in_parallel(what: str, work: Callable[[Unit], None], units: Sequence[Unit], 
 def found(bench: Bench, validations: Sequence[Validation]) -> Findings:
     """Everything out of the cache, in order."""
     references = {name: stacked(groups) for name in REFERENCES if (groups := reference_exams(bench, name))}
+    if bench.shipped:
+        references[SHIPPED] = stacked([[newcomer_exam(bench, one) for one in group] for group in shipped(bench)])
     held: dict[str, list[Any]] = {}
     steps = []
     for newcomer in newcomers(bench):
@@ -399,6 +417,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Bench, Path]:
         seeds=arguments.seeds,
         chosen=tuple(row for row in ROWS if row in (arguments.only or ROWS)),
         gatys=arguments.gatys,
+        shipped=arguments.shipped,
         folder=arguments.cache,
         jobs=arguments.jobs,
         threads=arguments.threads,
@@ -466,6 +485,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--learn-steps", type=int, default=NodeConfig(artist="", style="").learn_steps, help="of a held-out artist's code")
     add("--full-cap", type=int, default=1000, help="most steps of a held-out artist's full training")
     add("--gatys", type=int, default=2, help="pairs for Gatys' optimisation, three minutes of a processor each")
+    add("--shipped", action=argparse.BooleanOptionalAction, default=True, help="judge `sfumato learn` on the base, too")
     add("--jobs", type=int, default=2, help="processes")
     add("--threads", type=int, default=1, help="of each process")
     return parser.parse_args(words)

@@ -10,7 +10,7 @@ import numpy as np
 
 from scripts import bootstrap
 from scripts.references import LITE
-from scripts.report import WORK_S, Curve, Findings
+from scripts.report import SHIPPED, WORK_S, Curve, Findings
 from scripts.verdicts import MEASURES, REAL
 
 _COLOURS: Final = {
@@ -27,7 +27,7 @@ _NAMES: Final = {
     "fine-tune": "FedAvg + fine-tune",
     "centralised": "centralised",
 }
-_LEVELS: Final = {"photo itself": ":", LITE: "--", REAL: "-."}
+_LEVELS: Final = {"photo itself": ":", LITE: "--", REAL: "-.", SHIPPED: (0, (1, 1))}
 _INK: Final = "#333333"
 
 

@@ -22,6 +22,7 @@ from scripts.verdicts import JUDGES, MEASURES, REAL
 Floats: TypeAlias = npt.NDArray[np.float64]
 Outcome = Literal["met", "met on average", "missed", "not measured"]
 
+SHIPPED: Final = "sfumato learn"  # on the base that comes with the program
 CONTENT_FLOOR: Final = 0.45  # luminance SSIM of a picture that is still of its photo
 WORK_S: Final = 60.0  # of an artist's processor, at which ours is held against learning alone
 _CONVERGED: Final = 0.02  # of the style distance, gained in the last half of the steps
@@ -112,7 +113,10 @@ class Target:
 
 def targets(findings: Findings) -> list[Target]:
     """Every target by every valid judge."""
-    return [target for judge in findings.deciding for target in _targets_by(judge, findings)] + [_beats_lite(findings)]
+    return [target for judge in findings.deciding for target in _targets_by(judge, findings)] + [
+        _beats_lite("ours", findings.curves["ours"].final if "ours" in findings.curves else None, findings),
+        _beats_lite(SHIPPED, findings.references.get(SHIPPED), findings),
+    ]
 
 
 def _targets_by(judge: str, findings: Findings) -> list[Target]:
@@ -177,17 +181,21 @@ def _late_gain(curve: Curve, at: int) -> float:
     return float(1 - curve.final[..., at].mean() / curve.verdicts[half][..., at].mean())
 
 
-def _beats_lite(findings: Findings) -> Target:
+def _beats_lite(contender: str, mine: Floats | None, findings: Findings) -> Target:
     """Nearer to the artists than the peer, by two valid judges that are not partial to it, and still of the photo."""
-    name, fair = f"nearer than {LITE} by two judges at SSIM ≥ {CONTENT_FLOOR}", [j for j in findings.deciding if j != "magenta"]
-    ours, peer = findings.curves.get("ours"), findings.references.get(LITE)
-    if ours is None or peer is None or len(fair) < 2:
+    name = f"{contender} nearer than {LITE} by two judges at SSIM ≥ {CONTENT_FLOOR}"
+    fair, peer = [j for j in findings.deciding if j != "magenta"], findings.references.get(LITE)
+    if mine is None or peer is None or len(fair) < 2:
         return Target(name, "all", 1.0, None, "not measured")
-    ratios = [bootstrap.ratio(ours.final[..., MEASURES.index(j)], peer[..., MEASURES.index(j)]) for j in fair]
+    ratios = [bootstrap.ratio(mine[..., MEASURES.index(j)], peer[..., MEASURES.index(j)]) for j in fair]
     second = sorted(ratios, key=lambda ratio: ratio.value)[1]
-    content = float(ours.final[..., MEASURES.index("ssim")].mean())
+    content = _content(mine)
     outcome = _outcome(second, 1.0) if content >= CONTENT_FLOOR else "missed"
-    return Target(name, ", ".join(fair), 1.0, second, outcome, f"SSIM of ours {content:.2f}")
+    return Target(name, ", ".join(fair), 1.0, second, outcome, f"SSIM {content:.2f}, of {LITE} {_content(peer):.2f}")
+
+
+def _content(cells: Floats) -> float:
+    return float(cells[..., MEASURES.index("ssim")].mean())
 
 
 def as_markdown(findings: Findings, settings: Mapping[str, object]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from export import backbones
+from export.signing import VerifiedRelease
 from models import registry, training
 from scripts import federation, federation_plot, judges, report, rows, verdicts
 from scripts.judges import Judge
@@ -156,9 +157,21 @@ def test_minute_of_work_that_nobody_worked_is_not_measured_and_from_a_base_not_a
 
 
 def test_peer_is_beaten_only_with_a_picture_that_is_still_of_its_photo() -> None:
-    enough, little = (report.targets(findings(ours=curve([d, d], [1, 2])))[-1] for d in (0.5, 0.4))
+    enough, little = (
+        next(t for t in report.targets(findings(ours=curve([d, d], [1, 2]))) if t.name.startswith("ours nearer"))
+        for d in (0.5, 0.4)
+    )
     assert enough.outcome == "met"  # distance 0.5 below 0.9, and an SSIM of 0.5
     assert little.outcome == "missed"  # an SSIM of 0.4
+
+
+def test_what_ships_is_held_against_the_peer_as_well() -> None:
+    found = findings(ours=curve([0.95, 0.95], [1, 2]))
+    learned = replace(found, references={**found.references, report.SHIPPED: np.full((1, 2, 3, len(MEASURES)), 0.7)})
+    outcomes = [
+        next(t for t in report.targets(one) if t.name.startswith("sfumato learn nearer")).outcome for one in (found, learned)
+    ]
+    assert outcomes == ["not measured", "met"]
 
 
 def test_page_shows_an_invalid_judge_in_brackets() -> None:
@@ -176,8 +189,11 @@ def dummies(photos: Any) -> tuple[Judge, ...]:
 
 
 @pytest.mark.slow
-def test_bench_runs_from_end_to_end_and_a_second_time_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_runs_from_end_to_end_and_a_second_time_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packaged: VerifiedRelease
+) -> None:
     world(tmp_path)
+    monkeypatch.setattr(rows.base, "load", lambda _tier: packaged)
     monkeypatch.setattr(registry, "find", lambda _name: tiny.STYLE)
     monkeypatch.setattr(backbones, "load_all", lambda _names: {name: tiny.Glass(name) for name in tiny.STYLE.backbones})
     monkeypatch.setattr(judges, "all_judges", dummies)
@@ -193,6 +209,7 @@ def test_bench_runs_from_end_to_end_and_a_second_time_from_the_cache(tmp_path: P
     assert list(plain["rows"]) == list(rows.ROWS)
     assert plain["references"]["photo itself"]["ssim"]["value"] == pytest.approx(1.0)
     assert plain["held_out"]["artist"] == "artist-2"
+    assert 0 < plain["references"][report.SHIPPED]["ssim"]["value"] < 1
     assert str(tmp_path) not in (out / "federation.json").read_text()  # no path of this machine
     monkeypatch.setattr(training, "fit", no_training)
     federation.main()
