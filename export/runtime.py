@@ -26,7 +26,7 @@ Precision = Literal["fp32", "int8"]
 Runtime = Literal["onnxruntime", "openvino"]
 RUNTIMES: Final[tuple[Runtime, ...]] = ("onnxruntime", "openvino")
 DEFAULT_THREADS = 2
-_SIZES: Final = 4  # picture sizes OpenVINO keeps a compiled graph for
+_SIZES: Final = 4  # picture sizes an engine is ready for: OpenVINO with a compiled graph
 
 
 class Engine(Protocol):
@@ -44,15 +44,36 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OnnxRuntimeEngine:
-    """An ONNX Runtime session on the CPU."""
+    """An ONNX Runtime session on the CPU, bound to arrays it reads and writes where they lie.
+
+    What comes out of inputs of a size is known after the first time; until then ONNX Runtime makes room for it itself.
+    """
 
     session: ort.InferenceSession
     runtime: Runtime = "onnxruntime"
+    _outputs: OrderedDict[tuple[tuple[int, ...], ...], Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]] = field(
+        default_factory=OrderedDict
+    )
 
     def run(self, feed: Feed) -> Mapping[str, npt.NDArray[np.generic]]:
         """See ``Engine.run``."""
-        names = [output.name for output in self.session.get_outputs()]
-        return dict(zip(names, self.session.run(names, dict(feed)), strict=True))
+        sizes = tuple(array.shape for array in feed.values())
+        if sizes not in self._outputs:
+            names = [output.name for output in self.session.get_outputs()]
+            made = dict(zip(names, self.session.run(names, dict(feed)), strict=True))
+            self._outputs[sizes] = {name: (array.shape, array.dtype) for name, array in made.items()}
+            while len(self._outputs) > _SIZES:
+                self._outputs.popitem(last=False)
+            return made
+        arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in self._outputs[sizes].items()}
+        binding = self.session.io_binding()
+        given = {name: np.ascontiguousarray(array) for name, array in feed.items()}  # the binding keeps none of them alive
+        for name, array in given.items():
+            binding.bind_cpu_input(name, array)
+        for name, array in arrays.items():
+            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        self.session.run_with_iobinding(binding)
+        return arrays
 
 
 @dataclass(slots=True)
@@ -71,9 +92,11 @@ class OpenVinoEngine:
         """See ``Engine.run``."""
         with _kept_signal_stack():
             request = self._request(feed)
+            arrays = {o.any_name: np.empty(tuple(o.shape), o.get_element_type().to_dtype()) for o in request.model_outputs}
+            for name, array in arrays.items():
+                request.set_tensor(name, _openvino().Tensor(array, shared_memory=True))
             request.infer(dict(feed), share_inputs=True)
-        # The request writes into the same memory the next time.
-        return {output.any_name: request.get_tensor(output).data.copy() for output in request.model_outputs}
+        return arrays
 
     def _request(self, feed: Feed) -> Any:
         sizes = tuple(feed[name.any_name].shape for name in self.model.inputs)

@@ -1,5 +1,6 @@
 """A graph is opened and run; what cannot be opened is refused by name."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ from onnx import TensorProto, helper
 
 from export.errors import IntegrityError
 from export.fold import calibrate, fold
-from export.runtime import OnnxRuntimeEngine, inputs_of, installed, open_engine
+from export.runtime import OnnxRuntimeEngine, Runtime, inputs_of, installed, open_engine
 from models.samplers import paint
+from tests import pictures
 from tests.export.conftest import Exported
 
 
@@ -46,6 +48,42 @@ def test_an_engine_gives_every_output_by_its_name_and_the_same_each_time(exporte
 
     assert np.array_equal(one, other)
     assert one.shape == exported.photos[0].shape
+
+
+@pytest.mark.parametrize("runtime", installed())
+def test_a_picture_stays_as_it_was_when_the_next_one_is_painted(folded: bytes, runtime: Runtime) -> None:
+    """Runtimes write where they are told; told the same place twice, they would paint over what was handed out."""
+    engine = open_engine(folded, "folded", runtime=runtime)
+    photos = [np.ascontiguousarray(pictures.shapes((32, 40), seed=seed))[None] for seed in range(4)]
+
+    painted = [engine.run({"photo": photo})["picture"] for photo in photos]
+    before = [picture.copy() for picture in painted]
+    again = [engine.run({"photo": photo})["picture"] for photo in reversed(photos)]
+
+    for kept, copy, repeated in zip(painted, before, reversed(again), strict=True):
+        assert np.array_equal(kept, copy)
+        assert np.array_equal(kept, repeated)
+    assert not any(np.shares_memory(a, b) for a, b in itertools.combinations([*painted, *again], 2))
+
+
+@pytest.mark.parametrize("runtime", installed())
+def test_a_photo_that_lies_scattered_in_memory_is_painted_like_any_other(folded: bytes, runtime: Runtime) -> None:
+    engine = open_engine(folded, "folded", runtime=runtime)
+    photo = pictures.shapes((32, 40))
+    mirrored = photo[:, ::-1]
+
+    for _ in range(2):  # the first time goes another way
+        scattered = engine.run({"photo": mirrored[None]})["picture"]
+        assert np.array_equal(scattered, engine.run({"photo": np.ascontiguousarray(mirrored)[None]})["picture"])
+
+
+def test_more_sizes_than_an_engine_is_ready_for_are_painted(folded: bytes) -> None:
+    engine = open_engine(folded, "folded")
+
+    for _ in range(2):
+        for side in range(20, 20 + 8 * 6, 8):
+            photo = pictures.shapes((side, 24))[None]
+            assert engine.run({"photo": photo})["picture"].shape == photo.shape
 
 
 @pytest.mark.parametrize(
