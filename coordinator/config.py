@@ -26,6 +26,7 @@ class Config:
             are online; it counts when as many updates are accepted.
         steps: batches each node trains on in a round.
         clip: greatest L2 norm of an update.
+        momentum: share of the body's last movement that is added to the next one; 0 moves it by the mean update alone.
         round_timeout_s: how long a round waits for updates.
         gather_timeout_s: how long a round waits for all members' nodes to be online.
         fit_steps: batches the gate fits the public codes on for a candidate body.
@@ -39,6 +40,7 @@ class Config:
     minimum_nodes: int = 2
     steps: int = 60
     clip: float = 10.0
+    momentum: float = 0.7
     round_timeout_s: float = 3600.0
     gather_timeout_s: float = 300.0
     fit_steps: int = 12
@@ -49,6 +51,7 @@ RANGES: Final[dict[str, settings.Range]] = {
     "minimum_nodes": (1, 10_000),
     "steps": (1, 100_000),
     "clip": (1e-3, 1e4),
+    "momentum": (0, 0.95),
     "round_timeout_s": (1, 7 * 24 * 3600),
     "gather_timeout_s": (1, 7 * 24 * 3600),
     "fit_steps": (1, 10_000),

@@ -17,6 +17,7 @@ from export.manifest import Manifest
 from export.release import Contents
 from export.signing import Ed25519Signatures, Trust, VerifiedRelease
 from models.originality import HASH_BITS
+from models.update import Arrays
 
 if TYPE_CHECKING:  # the gate brings torch, and whoever only serves releases shall not need it
     from coordinator.gate import Candidate
@@ -142,6 +143,19 @@ def open_release(home: Home, version: int) -> VerifiedRelease:
     # Older ones may be looked at too, so the highest version plays no part here; it binds nodes.
     trust = Trust.load(home.trust_file)
     return _VERIFIER.verify(folder, Trust(trust.federation, trust.keys, trust.threshold))
+
+
+def parent_body(home: Home, current: VerifiedRelease) -> Arrays | None:
+    """The body a release was refined from; None if it was refined from none, or that one is gone or damaged."""
+    for version in reversed(versions(home)):
+        if current.manifest.parent and version < current.manifest.version:
+            try:
+                earlier = open_release(home, version)
+            except IntegrityError:
+                continue
+            if earlier.manifest.body == current.manifest.parent:
+                return release.body_of(earlier)
+    return None
 
 
 def versions(home: Home) -> list[int]:

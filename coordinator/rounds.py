@@ -15,20 +15,21 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import httpx
+import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 
 from coordinator.admission import Accepted, Reason, Rejected, Terms, admit
 from coordinator.aggregate import Mean
 from coordinator.config import Config, Home
 from coordinator.gate import Gate
-from coordinator.publish import current_release, publish
+from coordinator.publish import current_release, parent_body, publish
 from coordinator.store import Answer, RoundState, Store
 from export import release
 from export.errors import RefusedError, SfumatoError
 from export.files import held
 from export.signing import VerifiedRelease
 from models import registry, state, wire
-from models.update import Assignment, Layout
+from models.update import Arrays, Assignment, Layout
 
 _POLL_S: Final = 0.5
 _log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def run_rounds(grid: Grid, home: Home, config: Config, count: int) -> None:
                 report("judging", f"judging a body refined by {collected.accepted} artists")
                 if gate is None or gate[0] != current.digest:
                     gate = (current.digest, Gate(current, config.fit_steps))
-                _judge(home, report, current, gate[1], collected, number)
+                _judge(home, config.momentum, report, current, gate[1], collected, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,11 +236,19 @@ def _array_bytes(content: RecordDict) -> int:
     return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
-def _judge(home: Home, report: _Reporter, current: VerifiedRelease, gate: Gate, collected: _Collected, number: int) -> None:
-    """Let the gate decide, and publish or say why not."""
-    body = release.body_of(current)
-    layout = Layout.of(body)
-    candidate = gate.judge(layout.unflatten(collected.mean.applied_to(layout.flatten(body))))
+def _judge(
+    home: Home, momentum: float, report: _Reporter, current: VerifiedRelease, gate: Gate, collected: _Collected, number: int
+) -> None:
+    """Let the gate decide, and publish or say why not.
+
+    Momentum never costs a round: what the gate refuses with it is judged again without.
+    """
+    with_momentum, plain = _moved(home, momentum, current, collected)
+    candidate = gate.judge(with_momentum if with_momentum is not None else plain)
+    said = ""
+    if with_momentum is not None and not candidate.passes:
+        report("judging", f"judging without momentum, since with it: {'; '.join(candidate.reasons)}")
+        candidate, said = gate.judge(plain), ", without momentum"
     if not candidate.passes:
         report("refused", "; ".join(candidate.reasons))
         return
@@ -248,4 +257,21 @@ def _judge(home: Home, report: _Reporter, current: VerifiedRelease, gate: Gate, 
     except RefusedError as error:  # somebody published meanwhile
         report("refused", str(error))
         return
-    report("published", f"release {published.manifest.version}", published.manifest.version)
+    report("published", f"release {published.manifest.version}{said}", published.manifest.version)
+
+
+def _moved(home: Home, momentum: float, current: VerifiedRelease, collected: _Collected) -> tuple[Arrays | None, Arrays]:
+    """The body moved by the mean update and a share of its last movement, if there was one; and by the mean alone.
+
+    Server momentum (FedAvgM, Hsu et al. 2019, arXiv 1909.06335). The last movement is what lies between two releases, so
+    nothing need be remembered, and a refused round leaves no trace.
+    """
+    body = release.body_of(current)
+    layout = Layout.of(body)
+    flat = layout.flatten(body)
+    moved = collected.mean.applied_to(flat)
+    before = parent_body(home, current) if momentum else None
+    if before is None or Layout.of(before) != layout:
+        return None, layout.unflatten(moved)
+    carried = moved + np.float32(momentum) * (flat - layout.flatten(before))
+    return layout.unflatten(carried), layout.unflatten(moved)

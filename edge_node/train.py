@@ -7,7 +7,7 @@ statistics and are never an input of the network.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -46,11 +46,15 @@ _CODE_MAX_BYTES: Final = 2**20
 
 @dataclass(frozen=True, slots=True)
 class _Pupil:
-    """A network that holds public codes and, in its last row, the artist's own, with lessons for all of them."""
+    """A network that holds public codes and, in its last row, the artist's own, with lessons for all of them.
+
+    ``moments`` last from round to round; like the code, they never leave the machine.
+    """
 
     modality: Modality[Any, Any]
     net: Any
     lessons: Lessons[Any]
+    moments: training.Moments = field(default_factory=training.Moments)
 
     @classmethod
     def of(cls, source: VerifiedRelease, works: Sequence[Work], code: Code | None, *, rehearses: bool = False) -> _Pupil:
@@ -239,7 +243,9 @@ class RoundTraining:
         plan = training.Plan(
             assignment.steps, first_step=assignment.round * assignment.steps, rate_scale=_ROUND_RATE, shared_scale=_BODY_RATE
         )
-        after = training.fit(pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss))
+        after = training.fit(
+            pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss), pupil.moments
+        )
         return_freed_memory()  # this process now waits for the next round
         trained = {name: tensor.numpy() for name, tensor in pupil.net.state_dict().items()}
         if not all(np.isfinite(array).all() for array in trained.values()):

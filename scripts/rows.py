@@ -13,8 +13,8 @@ move by the mean of the updates, the body's clipped as a node clips it:
 A held-out artist comes afterwards and fits a code to the final body as ``sfumato learn`` does; or, to compare, trains body
 and code alone for as long as it helps.
 
-Whatever is finished is in the cache, checkpoint by checkpoint. A round starts its optimiser afresh, as a node does, so that
-going on from a checkpoint is the same as never having stopped.
+Whatever is finished is in the cache, checkpoint by checkpoint, with what each artist's optimiser has seen: a node keeps that
+from round to round, too, and going on from a checkpoint is the same as never having stopped.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from coordinator.aggregate import Mean
 from edge_node import ingest
@@ -70,7 +71,7 @@ class Settings:
         rate, body_rate: learning rates' scale, and the body's once more.
         clip: greatest norm of a body's update.
         settling_steps: first steps with live statistics only.
-        server_momentum: of the common body's movement (FedAvgM, Hsu et al. 2019, arXiv 1909.06335); 0 is production.
+        server_momentum: of the common body's movement, as the coordinator's.
         learn_steps, learn_rate: as ``sfumato learn``.
         full_cap: most steps of a held-out artist's full training.
         crop, batch: of a step.
@@ -204,6 +205,7 @@ class _Artist:
     lessons: Lessons[Any]
     own: Arrays
     cpu_s: float = 0.0
+    moments: training.Moments = dataclasses.field(default_factory=training.Moments)
 
 
 @dataclass(slots=True)
@@ -362,7 +364,7 @@ def _trained(federation: _Federation, artist: _Artist, chain: Chain, number: int
     steps = settings.round_steps * (len(chain.splits) if chain.row == "centralised" else 1)
     plan = Plan(steps, first_step=number * steps, rate_scale=settings.rate, shared_scale=settings.body_rate)
     started = time.process_time()
-    training.fit(net, federation.modality, artist.lessons, plan)
+    training.fit(net, federation.modality, artist.lessons, plan, moments=artist.moments)
     artist.cpu_s += time.process_time() - started
     return _tensors(net)
 
@@ -372,9 +374,15 @@ def _tensors(net: Any) -> Arrays:
 
 
 def _as_arrays(federation: _Federation) -> Arrays:
-    """Common tensors under ``*/``, an artist's under their name, and the velocity."""
+    """Common tensors under ``*/``, an artist's under their name, their optimiser's under ``~NAME``, and the velocity."""
     own = {f"{name}/{key}": array for name, artist in federation.artists.items() for key, array in artist.own.items()}
-    return {**{f"*/{key}": array for key, array in federation.shared.items()}, **own, "velocity": federation.velocity}
+    seen = {
+        f"~{name}/{'/'.join(parameter)}/{key}": value.numpy()
+        for name, artist in federation.artists.items()
+        for parameter, state in artist.moments.seen.items()
+        for key, value in state.items()
+    }
+    return {**{f"*/{key}": array for key, array in federation.shared.items()}, **own, **seen, "velocity": federation.velocity}
 
 
 def _as_facts(federation: _Federation) -> dict[str, float]:
@@ -390,6 +398,9 @@ def _resume_inplace(federation: _Federation, piece: Piece | None) -> None:
         artist.own = {**federation.shared, **_under(piece.arrays, name)}
         artist.own = {key: array for key, array in artist.own.items() if key not in federation.shared}
         artist.cpu_s = piece.facts[f"cpu_s/{name}"]
+        for place, array in _under(piece.arrays, f"~{name}").items():
+            objective, parameter, key = place.split("/")
+            artist.moments.seen.setdefault((objective, parameter), {})[key] = torch.tensor(array)
     federation.velocity = piece.arrays["velocity"]
     federation.clipped, federation.updates = int(piece.facts["clipped"]), int(piece.facts["updates"])
     federation.norms = piece.facts["norms"]
@@ -466,7 +477,7 @@ def _full_inplace(net: Any, modality: Modality[Any, Any], lessons: Lessons[Any],
     """Body and code, until the score on works not trained on gains less than 1 % in 500 steps, or the cap is reached."""
     settings, spent, steps = newcomer.chain.settings, 0.0, 0
     unseen = _lessons(modality, [newcomer.split.held], newcomer.chain, newcomer.artist)
-    scores = [modality.score(net, unseen.exam()).style]
+    scores, moments = [modality.score(net, unseen.exam()).style], training.Moments()
     while steps < settings.full_cap:
         # Rounds as long as everybody's, so that the rates are the same; the score is taken every 500 steps.
         until = min(settings.full_cap, steps + _FULL_WINDOW)
@@ -478,7 +489,7 @@ def _full_inplace(net: Any, modality: Modality[Any, Any], lessons: Lessons[Any],
                 shared_scale=settings.body_rate,
             )
             started = time.process_time()
-            training.fit(net, modality, lessons, plan)
+            training.fit(net, modality, lessons, plan, moments=moments)
             spent += time.process_time() - started
             steps += plan.steps
         scores.append(modality.score(net, unseen.exam()).style)

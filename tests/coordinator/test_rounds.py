@@ -1,8 +1,9 @@
 """The round loop: whom it waits for and how long, what it writes down, and in what states it can end."""
 
 import gc
+import shutil
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from flwr.app import Message, RecordDict
 from coordinator import publish, rounds
 from coordinator.gate import Candidate, Gate
 from coordinator.store import Store
-from export import release
+from export import release, settings
 from export.errors import RefusedError, SfumatoError
 from export.files import held
 from export.ledger import Ledger
 from export.signing import VerifiedRelease
 from models import wire
-from models.update import Arrays
+from models.update import Arrays, Flat
 from tests import releases, simulators
 from tests.simulators import Clock, CoordinatorHome, Objects, SimulatedGrid, hold_rounds, honest
 
@@ -162,6 +163,79 @@ def test_a_refused_round_publishes_nothing_and_says_why(hub: CoordinatorHome, mo
     assert (round_.state, round_.detail, round_.version) == ("refused", "not good enough; nor even", None)
     assert publish.versions(hub) == [1]
     assert [entry["version"] for entry in Ledger(hub.ledger_file).entries()] == [1]
+
+
+def bodies_judged(monkeypatch: pytest.MonkeyPatch, refused: Callable[[Flat], bool] = lambda _body: False) -> list[Flat]:
+    """What the gate is asked about from now on; what is to be refused, it refuses."""
+    judge, judged = Gate.judge, []
+
+    def judge_and_note(self: Gate, body: Arrays) -> Candidate:
+        judged.append(simulators.body_layout().flatten(body))
+        return replace(judge(self, body), reasons=("not good enough",) if refused(judged[-1]) else ())
+
+    monkeypatch.setattr(Gate, "judge", judge_and_note)
+    return judged
+
+
+def released(hub: CoordinatorHome, version: int) -> Flat:
+    return simulators.body_layout().flatten(release.body_of(publish.open_release(hub, version)))
+
+
+def test_the_body_keeps_a_share_of_its_last_movement(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes that always say the same: the mean is known, and what is beyond it is momentum."""
+    always = simulators.movement(1)
+    settings.save(hub.config_file, replace(hub.config(), momentum=0.5))
+    judged = bodies_judged(monkeypatch)
+
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(1)}), count=3)
+
+    movements = np.diff(np.stack([released(hub, 1), *judged]), axis=0)
+    for movement, share in zip(movements, (1.0, 1.5, 1.75), strict=True):
+        np.testing.assert_allclose(movement, share * always, atol=1e-6)
+
+
+def test_without_momentum_every_round_moves_the_body_by_the_mean_alone(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.save(hub.config_file, replace(hub.config(), momentum=0.0))
+    judged = bodies_judged(monkeypatch)
+
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(1)}), count=2)
+
+    for movement in np.diff(np.stack([released(hub, 1), *judged]), axis=0):
+        np.testing.assert_allclose(movement, simulators.movement(1), atol=1e-6)
+
+
+def test_what_the_gate_refuses_with_momentum_is_judged_again_without(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = released(hub, 1)
+    too_far = 2.2 * np.linalg.norm(simulators.movement(1))
+    judged = bodies_judged(monkeypatch, refused=lambda body: float(np.linalg.norm(body - start)) > too_far)
+
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(1)}), count=2)
+
+    last = Store(hub.database).rounds()[-1]
+    assert len(judged) == 3
+    assert (last.state, last.detail) == ("published", "release 3, without momentum")
+    np.testing.assert_allclose(released(hub, 3) - released(hub, 2), simulators.movement(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed"])
+def test_a_last_movement_that_is_not_known_any_more_is_none(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    judged = bodies_judged(monkeypatch)
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(1)}))
+    if harm == "gone":
+        shutil.rmtree(hub.releases / "1")
+    else:
+        (hub.releases / "1" / release.BODY).write_bytes(b"other")
+
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(1)}))
+
+    assert [r.state for r in Store(hub.database).rounds()] == ["published", "published"]
+    np.testing.assert_allclose(judged[-1] - released(hub, 2), simulators.movement(1), atol=1e-6)
 
 
 def test_an_error_of_the_program_ends_the_round_as_failed_without_its_words(

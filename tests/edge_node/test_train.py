@@ -228,6 +228,22 @@ def test_the_next_round_goes_on_from_the_code_of_the_last(home: Home, world: Ver
     np.testing.assert_array_equal(again.code(), left)
 
 
+def test_what_the_optimiser_has_seen_lasts_from_round_to_round_and_no_longer_than_the_works(
+    home: Home, works: Path, world: VerifiedRelease
+) -> None:
+    training = RoundTraining(home)
+    for number in (1, 2):
+        training.run(assigned(world, number=number))
+    assert training._pupil is not None
+    steps = {state["step"].item() for state in training._pupil.moments.seen.values()}
+    assert steps == {4.0}  # two rounds of two
+
+    (works / "work-0.png").unlink()
+    training.run(assigned(world, number=3))
+
+    assert {state["step"].item() for state in training._pupil.moments.seen.values()} == {2.0}
+
+
 def test_the_first_round_goes_on_from_the_main_style_if_it_is_of_this_body(
     home: Home, works: Path, world: VerifiedRelease, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.contract import Lessons, Modality, Objective, Work
 from models.modalities.style import StyleNet
-from models.training import DivergedError, Plan, fit
+from models.training import DivergedError, Moments, Plan, fit
 from tests.tiny import STYLE, lessons_of
 
 
@@ -89,6 +89,33 @@ def test_training_moves_the_parameters_to_where_the_loss_is_small() -> None:
     assert loss < 1e-3
     assert net.shared.item() == pytest.approx(1, abs=0.05)
     assert net.private.item() == pytest.approx(1, abs=0.05)
+
+
+def test_with_moments_a_round_goes_on_and_without_it_starts_with_a_step_of_full_size() -> None:
+    net, moments = Two(), Moments()
+    train(net, Plan(steps=300), moments=moments)  # where nothing is left to gain
+    afresh, on = copy.deepcopy(net), copy.deepcopy(net)
+
+    train(afresh, Plan(steps=1))
+    train(on, Plan(steps=1), moments=moments)
+
+    left, rate = net.shared.item(), 0.1 * 0.1  # of the first step of the warm-up
+    assert abs(afresh.shared.item() - left) == pytest.approx(rate, rel=0.05)
+    assert abs(on.shared.item() - left) < rate / 10
+    assert {state["step"].item() for state in moments.seen.values()} == {301.0}
+
+
+def test_moments_are_of_what_an_objective_trains_and_belong_to_nobody_else() -> None:
+    net, moments = Two(), Moments()
+    train(net, Plan(steps=2), toy=Toy((Towards("a", ("shared",)), Towards("b", ("private",)))), moments=moments)
+    assert set(moments.seen) == {("a", "shared"), ("b", "private")}
+    kept = copy.deepcopy(moments)
+
+    train(Two(), Plan(steps=5, private_only=True), moments=Moments(dict(moments.seen)))
+
+    assert moments.seen.keys() == kept.seen.keys()
+    for name, state in moments.seen.items():
+        assert all(torch.equal(state[key], kept.seen[name][key]) for key in state)
 
 
 def test_private_only_leaves_the_shared_tensors_bit_identical() -> None:
