@@ -114,8 +114,10 @@ def test_a_body_that_no_style_can_be_folded_with_is_refused(judge: Gate, body: A
     """Statistics of nothing, in the place of calibrated ones, are what such a body would look like."""
 
     def senseless(*arguments: Any) -> dict[str, NormStatistics]:
-        found = calibrate(*arguments)
-        return {name: NormStatistics(one.mean + 2 * np.sqrt(one.variance), one.variance / 4) for name, one in found.items()}
+        return {
+            name: NormStatistics(one.mean + 2 * np.sqrt(one.variance), one.variance / np.float32(4))
+            for name, one in calibrate(*arguments).items()
+        }
 
     monkeypatch.setattr(gate, "calibrate", senseless)
 

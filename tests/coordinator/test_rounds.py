@@ -211,7 +211,7 @@ def test_what_the_gate_refuses_with_momentum_is_judged_again_without(
 ) -> None:
     start = released(hub, 1)
     too_far = 2.2 * np.linalg.norm(simulators.movement(1))
-    judged = bodies_judged(monkeypatch, refused=lambda body: float(np.linalg.norm(body - start)) > too_far)
+    judged = bodies_judged(monkeypatch, refused=lambda body: bool(np.linalg.norm(body - start) > too_far))
 
     hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(1)}), count=2)
 

@@ -193,7 +193,7 @@ def test_bench_runs_from_end_to_end_and_a_second_time_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packaged: VerifiedRelease
 ) -> None:
     world(tmp_path)
-    monkeypatch.setattr(rows.base, "load", lambda _tier: packaged)
+    monkeypatch.setattr("export.base.load", lambda _tier: packaged)
     monkeypatch.setattr(registry, "find", lambda _name: tiny.STYLE)
     monkeypatch.setattr(backbones, "load_all", lambda _names: {name: tiny.Glass(name) for name in tiny.STYLE.backbones})
     monkeypatch.setattr(judges, "all_judges", dummies)
