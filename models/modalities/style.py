@@ -38,6 +38,7 @@ _UNDERPAINTING: Final = 12  # numbers of a code that mix the underpainting's col
 _MASSES: Final = 3  # channels of the trunk, the last ones, that carry the underpainting past the norms
 _MASS_GAIN: Final = 4.0  # of those channels: eight bits are shared with features that reach this far
 _EPSILON: Final = 1e-5  # of the norms; the fold uses the same
+_LEAST: Final = 1e-6  # to divide by, where a code has no works and its zeros count nothing
 _STATISTICS_MOMENTUM: Final = 0.2  # weight of the newest picture in a style's running statistics
 
 _EMPHASIS: Final = 0.6  # of the draws are of the emphasised code; the rest is shared by all
@@ -52,8 +53,8 @@ _MARGIN: Final = 24
 # What the zero padding inside does to a picture reaches as far inwards while training, too. The style loss does not see that
 # rim, or it would teach the network to park the palette's rarer colours there; the loss of colour sees its inner part, so that
 # it is painted like the rest.
-_RIM: Final = 24
-_RIM_UNSEEN: Final = 16
+_RIM: Final = 16
+_RIM_UNSEEN: Final = 10
 
 _SHRINKS: Final = (1, 2, 4)  # the style loss sees the picture at these fractions of its size
 # Works are measured at this geometric mean side, larger than the 512 px pictures they teach: at their own scale an oil
@@ -65,7 +66,7 @@ _EXPOSED_SHARE: Final = 0.4  # of the crops are exposed and contrasted at random
 _FAINT_SHARE: Final = 0.1  # of the crops are nearly flat, as a wall or a sky that fills the picture
 _SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixed pixel grid cannot hide from it
 _CONTENT_WEIGHT: Final = 1.0
-_STYLE_WEIGHT: Final = 36.0
+_STYLE_WEIGHT: Final = 32.0
 _COLOUR_WEIGHT: Final = 220.0
 _COLOUR_PATCH: Final = 16  # pixels a side: broad masses of colour follow the photo's, strokes inside them are free
 _COLOUR_FLOOR: Final = 1e-3  # variance added to a photo's colours, so that a grey one is not blown up
@@ -529,7 +530,7 @@ def _grid(picture: Tensor, period: int = 4, blocks: int = 8) -> Tensor:
 
 
 def _style_distance(painted: Sequence[Tensor], targets: Sequence[Moments]) -> Tensor:
-    """Squared distance of means and of covariances, each relative to the target's own size, over all layers: (B,).
+    """Distance of means and of covariances, each relative to the target's own size, over all layers: (B,).
 
     Covariances and not Gram matrices: after a ReLU the means are large, and in a Gram matrix they would drown the
     correlations that make a stroke (Novak and Nikulin 2016, arXiv 1605.04603, section 3.2, "activation shift").
@@ -537,11 +538,22 @@ def _style_distance(painted: Sequence[Tensor], targets: Sequence[Moments]) -> Te
     layers = []
     for features, target in zip(painted, targets, strict=True):
         seen = moments(features)
-        mean = (seen.mean - target.mean).square().sum(dim=1) / target.mean.square().sum(dim=1).clamp_min(1e-6)
-        difference = (seen.covariance - target.covariance).square().sum(dim=(1, 2))
-        covariance = difference / target.covariance.square().sum(dim=(1, 2)).clamp_min(1e-6)
-        layers.append((mean + covariance) / 2)
+        mean = (seen.mean - target.mean).square().sum(dim=1) / target.mean.square().sum(dim=1).clamp_min(_LEAST)
+        layers.append((mean + _spread_distance(seen.covariance, target.covariance)) / 2)
     return torch.stack(layers).mean(dim=0)
+
+
+def _spread_distance(seen: Tensor, wanted: Tensor) -> Tensor:
+    """How unlike two covariances (B, C, C) are in direction, and in size: (B,).
+
+    Close by this is |seen - wanted|^2 / |wanted|^2. Farther off that is no good teacher: a picture whose correlations are not
+    the artist's is nearest if it has little contrast at all, and pictures came out with half of the works' variance.
+    """
+    sizes = [covariance.square().sum(dim=(1, 2)).clamp_min(_LEAST).sqrt() for covariance in (seen, wanted)]
+    cosine = (seen * wanted).sum(dim=(1, 2)) / (sizes[0] * sizes[1])
+    contrast = (sizes[0] / sizes[1]).sqrt()  # of deviations, where the ratio is one of variances
+    distance: Tensor = 2 * (1 - cosine) + 4 * (contrast - 1).square()
+    return distance
 
 
 def _colour_distance(picture: Tensor, recoloured: Tensor) -> Tensor:

@@ -322,10 +322,34 @@ def test_the_style_distance_is_nothing_to_itself_and_relative_to_the_target() ->
     twice = [Moments(2 * m.mean, 2 * m.covariance) for m in seen]
 
     assert style._style_distance(features, seen).item() < 1e-9
-    assert abs(style._style_distance(features, twice).item() - 0.25) < 1e-4
+    expected = (0.25 + 4 * (0.5**0.5 - 1) ** 2) / 2
+    assert abs(style._style_distance(features, twice).item() - expected) < 1e-4
     # Ten times the contrast against its own target doubled: the same distance, however loud the style.
     louder = [Moments(2 * m.mean, 2 * m.covariance) for m in (moments(f) for f in loud)]
-    assert abs(style._style_distance(loud, louder).item() - 0.25) < 1e-4
+    assert abs(style._style_distance(loud, louder).item() - expected) < 1e-4
+
+
+def test_a_picture_of_other_correlations_comes_nearest_at_the_contrast_of_the_works() -> None:
+    rng = np.random.default_rng(3)
+    wanted, other = (torch.tensor(np.cov(rng.standard_normal((6, 12)) * rng.uniform(0.3, 3, (6, 1))))[None] for _ in range(2))
+    other = other * (wanted.norm() / other.norm())
+    scales = [0.3, 0.45, 0.6, 0.8, 1.0, 1.2, 1.5]
+
+    found = [style._spread_distance(scale * other, wanted).item() for scale in scales]
+    squared = [((scale * other - wanted).norm() / wanted.norm()).item() ** 2 for scale in scales]  # the control
+
+    assert scales[int(np.argmin(found))] == 1.0
+    assert scales[int(np.argmin(squared))] < 1.0
+
+
+def test_near_the_works_the_distance_of_spreads_is_the_squared_relative_difference() -> None:
+    root = torch.randn((1, 5, 30), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    wanted = root @ root.transpose(1, 2)
+    change = torch.randn((1, 5, 5), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    seen = wanted + 1e-3 * (change + change.transpose(1, 2))
+
+    relative = ((seen - wanted).norm() / wanted.norm()).item() ** 2
+    assert style._spread_distance(seen, wanted).item() == pytest.approx(relative, rel=1e-3)
 
 
 def test_a_frozen_step_costs_what_freezing_changes_and_teaches_both_ways_of_painting() -> None:
