@@ -156,6 +156,16 @@ def test_minute_of_work_that_nobody_worked_is_not_measured_and_from_a_base_not_a
     assert not not_asked
 
 
+def test_minute_of_work_is_set_beside_what_all_works_in_one_place_reach_by_then() -> None:
+    rows = {"ours": curve([0.6, 0.5], [20, 100]), "local": curve([1.0, 0.8], [20, 100])}
+    alone, beside = (
+        next(t for t in report.targets(findings(**one)) if "60 s" in t.name)
+        for one in (rows, {**rows, "centralised": curve([0.6, 0.3], [20, 100])})
+    )
+    assert alone.note == ""
+    assert beside.note == "centralised is at 0.50 by then"  # 0.45 of 0.90
+
+
 def test_peer_is_beaten_only_with_a_picture_that_is_still_of_its_photo() -> None:
     enough, little = (
         next(t for t in report.targets(findings(ours=curve([d, d], [1, 2]))) if t.name.startswith("ours nearer"))
