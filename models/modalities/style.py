@@ -15,7 +15,7 @@ Two rules of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -43,13 +43,15 @@ _STATISTICS_MOMENTUM: Final = 0.2  # weight of the newest picture in a style's r
 
 _EMPHASIS: Final = 0.6  # of the draws are of the emphasised code; the rest is shared by all
 # Of the training steps use live statistics, the others the running ones. Folded pictures are what is shown; with half of the
-# steps live, a code of few steps had a tenth more style distance folded than exact.
+# steps live, a code of few steps had a tenth more style distance folded than exact. A body needs the half all the same while
+# its strokes come about (`scripts/train_base`): frozen norms leave what is flat flat, and 5,000 steps from random weights with
+# a share as small as this taught relief along edges and no stroke.
 _LIVE_SHARE: Final = 0.15
 
 _OVERHANG: Final = 2  # pixels by which the stem's window reaches beyond the four it is about
-# Edge padding around what is painted, cut off afterwards. With 16 pixels a bare wall still has a frame of up to 20 grey
-# levels, with 24 none above 8 (`tests/meta/test_base_pictures.py`).
-_MARGIN: Final = 24
+# Edge padding around what is painted, cut off afterwards. With 16 pixels a bare wall has a frame of up to 37 grey levels, with
+# 24 of up to 14, with 32 none above 4 (`tests/meta/test_base_pictures.py` asks for 8).
+_MARGIN: Final = 32
 # What the zero padding inside does to a picture reaches as far inwards while training, too. The style loss does not see that
 # rim, or it would teach the network to park the palette's rarer colours there; the loss of colour sees its inner part, so that
 # it is painted like the rest.
@@ -274,6 +276,7 @@ class StyleLessons:
         batch: int,
         settling_steps: int,
         emphasis: int | None,
+        live_share: float = _LIVE_SHARE,
     ) -> None:
         self._perceptual = perceptual
         self._seed = seed
@@ -281,6 +284,7 @@ class StyleLessons:
         self._batch = batch
         self._settling_steps = settling_steps
         self._emphasis = emphasis
+        self._live_share = live_share
         photos = [_photo(work) for work in material]
         self._daylight = Palette.of(photos)
         self._exam_photos = photos[:_EXAM_PHOTOS]
@@ -296,7 +300,7 @@ class StyleLessons:
         codes = [self._draw_code(rng) for _ in range(self._batch)]
         photos = [_crop(self._photos[rng.integers(len(self._photos))], self._size + 2 * _RIM, rng) for _ in codes]
         shift = rng.integers(_SHIFT, size=2)
-        live = step < self._settling_steps or rng.random() < _LIVE_SHARE
+        live = step < self._settling_steps or rng.random() < self._live_share
         return self._assemble(photos, codes, live=bool(live), shift=(int(shift[0]), int(shift[1])))
 
     def exam(self) -> Iterable[StyleBatch]:
@@ -476,7 +480,7 @@ class StyleObjective:
         deepest = len(painted) // len(_SHRINKS) - 1
         styled = batch.weight
         content = (_whitened(painted[deepest]) - _whitened(original)).square().mean(dim=(1, 2, 3))
-        style = _style_distance(painted, batch.targets)
+        style = _style_loss(painted, batch.targets)
         colour = _colour_distance(_cut(whole, _RIM_UNSEEN), _cut(batch.recoloured, _RIM_UNSEEN))
         identity = (picture - photo).abs().mean(dim=(1, 2, 3))
         smooth = _roughness(picture)
@@ -530,24 +534,39 @@ def _grid(picture: Tensor, period: int = 4, blocks: int = 8) -> Tensor:
 
 
 def _style_distance(painted: Sequence[Tensor], targets: Sequence[Moments]) -> Tensor:
-    """Distance of means and of covariances, each relative to the target's own size, over all layers: (B,).
+    """Squared distance of means and of covariances, each relative to the target's own size, over all layers: (B,).
 
     Covariances and not Gram matrices: after a ReLU the means are large, and in a Gram matrix they would drown the
     correlations that make a stroke (Novak and Nikulin 2016, arXiv 1605.04603, section 3.2, "activation shift").
     """
+    return _over_layers(painted, targets, _relative)
+
+
+def _style_loss(painted: Sequence[Tensor], targets: Sequence[Moments]) -> Tensor:
+    """What is taught in the place of ``_style_distance``: (B,); the same close by, and a better teacher from afar."""
+    return _over_layers(painted, targets, _spread_distance)
+
+
+def _over_layers(painted: Sequence[Tensor], targets: Sequence[Moments], unlike: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Mean over layers of the distance of means, and of covariances by ``unlike``: (B,)."""
     layers = []
     for features, target in zip(painted, targets, strict=True):
         seen = moments(features)
         mean = (seen.mean - target.mean).square().sum(dim=1) / target.mean.square().sum(dim=1).clamp_min(_LEAST)
-        layers.append((mean + _spread_distance(seen.covariance, target.covariance)) / 2)
+        layers.append((mean + unlike(seen.covariance, target.covariance)) / 2)
     return torch.stack(layers).mean(dim=0)
+
+
+def _relative(seen: Tensor, wanted: Tensor) -> Tensor:
+    """|seen - wanted|^2 / |wanted|^2 of two covariances (B, C, C): (B,)."""
+    return (seen - wanted).square().sum(dim=(1, 2)) / wanted.square().sum(dim=(1, 2)).clamp_min(_LEAST)
 
 
 def _spread_distance(seen: Tensor, wanted: Tensor) -> Tensor:
     """How unlike two covariances (B, C, C) are in direction, and in size: (B,).
 
-    Close by this is |seen - wanted|^2 / |wanted|^2. Farther off that is no good teacher: a picture whose correlations are not
-    the artist's is nearest if it has little contrast at all, and pictures came out with half of the works' variance.
+    Close by this is ``_relative``. Farther off that is no good teacher: a picture whose correlations are not the artist's is
+    nearest if it has little contrast at all, and pictures came out with half of the works' variance.
     """
     sizes = [covariance.square().sum(dim=(1, 2)).clamp_min(_LEAST).sqrt() for covariance in (seen, wanted)]
     cosine = (seen * wanted).sum(dim=(1, 2)) / (sizes[0] * sizes[1])
@@ -657,6 +676,7 @@ class StyleModality:
         crop: side of the training crops in pixels.
         batch: crops per step.
         settling_steps: first steps that use live statistics only, where running ones mean nothing yet.
+        live_share: of the later steps use them, too.
     """
 
     name: str
@@ -664,6 +684,7 @@ class StyleModality:
     crop: int = 128
     batch: int = 2
     settling_steps: int = 0
+    live_share: float = _LIVE_SHARE
     backbones: tuple[str, ...] = ("vgg19",)
     objectives: tuple[StyleObjective, ...] = (StyleObjective(),)
 
@@ -717,6 +738,7 @@ class StyleModality:
             size=self.crop,
             batch=self.batch,
             settling_steps=self.settling_steps,
+            live_share=self.live_share,
             emphasis=emphasis,
         )
 

@@ -322,11 +322,12 @@ def test_the_style_distance_is_nothing_to_itself_and_relative_to_the_target() ->
     twice = [Moments(2 * m.mean, 2 * m.covariance) for m in seen]
 
     assert style._style_distance(features, seen).item() < 1e-9
-    expected = (0.25 + 4 * (0.5**0.5 - 1) ** 2) / 2
-    assert abs(style._style_distance(features, twice).item() - expected) < 1e-4
+    assert abs(style._style_distance(features, twice).item() - 0.25) < 1e-4
+    assert style._style_loss(features, seen).item() < 1e-6
+    assert abs(style._style_loss(features, twice).item() - (0.25 + 4 * (0.5**0.5 - 1) ** 2) / 2) < 1e-4
     # Ten times the contrast against its own target doubled: the same distance, however loud the style.
     louder = [Moments(2 * m.mean, 2 * m.covariance) for m in (moments(f) for f in loud)]
-    assert abs(style._style_distance(loud, louder).item() - expected) < 1e-4
+    assert abs(style._style_distance(loud, louder).item() - 0.25) < 1e-4
 
 
 def test_a_picture_of_other_correlations_comes_nearest_at_the_contrast_of_the_works() -> None:
