@@ -55,7 +55,7 @@ MODALITY: Final = StyleModality("style-studio", channels=8, crop=64, batch=1)
 """Goes by the studio tier's name, so that every default of both programs holds."""
 FEDERATION: Final = "guild"
 LINEAGE: Final = Lineage("Ada", "", 2, Score(style=0.5, content=0.5))
-_TRAINING_STEPS: Final = 20
+_TRAINING_STEPS: Final = 90  # with fewer, its pictures change more when they are folded than the gate allows
 
 NodeHome: TypeAlias = edge_node.config.Home
 CoordinatorHome: TypeAlias = coordinator.config.Home

@@ -115,7 +115,7 @@ def test_a_body_that_no_style_can_be_folded_with_is_refused(judge: Gate, body: A
 
     def senseless(*arguments: Any) -> dict[str, NormStatistics]:
         return {
-            name: NormStatistics(one.mean + 2 * np.sqrt(one.variance), one.variance / np.float32(4))
+            name: NormStatistics(one.mean + 4 * np.sqrt(one.variance), one.variance / np.float32(16))
             for name, one in calibrate(*arguments).items()
         }
 
