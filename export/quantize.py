@@ -62,10 +62,10 @@ class _Step:
         weight: (O, I, h, w) of a convolution.
         bias: (O,) of a convolution.
         stride: of a convolution.
-        pads: of a convolution, on every side.
+        pads: of a convolution, on every side; of a crop what is taken away there.
     """
 
-    kind: Literal["conv", "add", "shuffle"]
+    kind: Literal["conv", "add", "shuffle", "crop"]
     inputs: tuple[str, ...]
     output: str
     relu: bool = False
@@ -167,6 +167,10 @@ def _step(node: onnx.NodeProto, weights: Mapping[str, Array]) -> _Step:
         return _Step("add", tuple(node.input), node.output[0])
     if node.op_type == "DepthToSpace" and attributes == {"blocksize": 2, "mode": b"CRD"}:
         return _Step("shuffle", tuple(node.input), node.output[0])
+    if node.op_type == "Pad" and len(node.input) == 2 and node.input[1] in weights:
+        pads = weights[node.input[1]].tolist()
+        if pads == [0, 0, *pads[2:4]] * 2 and pads[2] == pads[3] < 0:
+            return _Step("crop", (node.input[0],), node.output[0], pads=-pads[2])
     if node.op_type == "Conv" and len(node.input) == 3 and attributes.get("group", 1) == 1:
         pads, strides = attributes.get("pads", [0] * 4), attributes.get("strides", [1, 1])
         if len(set(pads)) == len(set(strides)) == 1 and attributes.get("auto_pad", b"NOTSET") == b"NOTSET":
@@ -211,7 +215,7 @@ def _equalised(steps: Sequence[_Step], spans: Mapping[str, Span]) -> tuple[list[
     """
     kin = _Kin()
     for step in steps:
-        if step.kind == "add":
+        if step.kind in ("add", "crop"):
             for name in step.inputs:
                 kin.join(name, step.output)
     # A tensor a shuffle reads has four channels for each one of what it makes.
@@ -271,7 +275,7 @@ def _grids(steps: Sequence[_Step], spans: Mapping[str, Span]) -> dict[str, _Grid
     """The grid of every tensor. Those that a trunk of additions joins share one, so that what passes them does so exactly."""
     kin = _Kin()
     for step in steps:
-        if step.kind == "shuffle":
+        if step.kind in ("shuffle", "crop"):
             kin.join(step.inputs[0], step.output)
         elif step.kind == "add":
             for name in step.inputs:
@@ -312,8 +316,8 @@ class _Writer:
 
     def step(self, step: _Step) -> None:
         """Write one step; its output is then known by the name it has in the fp32 graph."""
-        if step.kind == "shuffle":
-            self._enlarge(step)
+        if step.kind in ("shuffle", "crop"):
+            self._move(step)
             return
         result = self._convolution(step) if step.kind == "conv" else self._sum(step)
         made = self._node("Relu", result) if step.relu else result
@@ -373,17 +377,22 @@ class _Writer:
         steps = np.round(bias / scales).astype(np.int32)
         return self._node("DequantizeLinear", *map(self._constant, (steps, scales, np.zeros(len(scales), np.int32))), axis=0)
 
-    def _enlarge(self, step: _Step) -> None:
-        """A PixelShuffle by two.
+    def _move(self, step: _Step) -> None:
+        """A PixelShuffle by two, or a crop.
 
         Bytes are moved for ONNX Runtime. For OpenVINO it is the numbers they stand for, which come to the same there: it
         finds where a convolution's input was quantised by going back through what moves numbers, and through nothing else.
         """
         source, openvino = step.inputs[0], self._target == "openvino"
-        small = self._values(source) if openvino else self._bytes[source]
-        rows = self._in_rows(small, self._filters[source] // 4, self._filters[source])
-        made = self._node("Transpose", rows, perm=_CHANNELS_FIRST)
+        whole = self._values(source) if openvino else self._bytes[source]
+        made = self._cropped(whole, step.pads) if step.kind == "crop" else self._enlarged(whole, self._filters[source])
         (self._meanings if openvino else self._bytes)[step.output] = made
+
+    def _cropped(self, whole: str, pixels: int) -> str:
+        return self._node("Slice", whole, *map(self._numbers, ([pixels] * 2, [-pixels] * 2, [2, 3])))
+
+    def _enlarged(self, small: str, filters: int) -> str:
+        return self._node("Transpose", self._in_rows(small, filters // 4, filters), perm=_CHANNELS_FIRST)
 
     def _in_rows(self, small: str, channels: int, filters: int) -> str:
         """(1, filters, h, w), phases outermost → (1, H, W, channels): runs of two pixels, from beside each other to two rows.

@@ -22,6 +22,7 @@ from export.runtime import OpenVinoEngine, inputs_of, installed, open_engine
 from models.samplers import paint
 from tests import pictures
 from tests.export.conftest import Exported
+from tests.tiny import framed
 
 TARGETS: tuple[Target, ...] = ("onnxruntime", "openvino")
 
@@ -59,7 +60,7 @@ def test_the_int8_graph_takes_and_gives_what_the_folded_one_does(exported: Expor
 
 def moved_from(name: str, makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
     """What made the numbers that a few operators only move about."""
-    while makers[name].op_type in ("Transpose", "Reshape", "Concat", "Split"):
+    while makers[name].op_type in ("Transpose", "Reshape", "Concat", "Split", "Slice"):
         name = makers[name].input[0]
     return makers[name]
 
@@ -206,6 +207,17 @@ def test_a_graph_with_an_operator_we_do_not_quantise_is_refused(exported: Export
         observe(model.SerializeToString(), exported.signature, exported.photos)
 
 
+def test_a_pad_is_quantised_only_if_it_takes_the_same_away_on_every_side(exported: Exported, folded: bytes) -> None:
+    model = onnx.load_from_string(folded)
+    pads = next(node.input[1] for node in model.graph.node if node.op_type == "Pad" and node.input[0] != "photo")
+    tensor = next(t for t in model.graph.initializer if t.name == pads)
+    for uneven in ([0, 0, -5, -5, 0, 0, -5, -4], [0, 0, 1, 1, 0, 0, 1, 1], [0, -1, -5, -5, 0, -1, -5, -5]):
+        tensor.CopyFrom(numpy_helper.from_array(np.array(uneven, np.int64), pads))
+
+        with pytest.raises(QuantizeError, match="Pad"):
+            observe(model.SerializeToString(), exported.signature, exported.photos)
+
+
 def test_a_graph_that_does_not_begin_with_bytes_is_refused(exported: Exported, folded: bytes) -> None:
     model = onnx.load_from_string(folded)
     place = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Div")
@@ -230,7 +242,7 @@ def test_a_quiet_channel_is_amplified_where_it_is_made_and_the_function_stays(ex
     trunk = [step.output for step in equalised if step.kind == "add"]
     spread = [np.ptp(np.log(np.maximum(s[name].high, 1e-2))) for s in (spans, wide) for name in trunk]
     assert sum(spread[len(trunk) :]) < 0.9 * sum(spread[: len(trunk)])
-    photo = exported.photos[0][None].transpose(0, 3, 1, 2) / 255.0
+    photo = framed(exported.photos[0]).transpose(0, 3, 1, 2) / 255.0
     assert np.allclose(computed(equalised, photo), computed(steps, photo), rtol=1e-3, atol=1e-3)
 
 
@@ -244,6 +256,8 @@ def computed(steps: Sequence[quantize._Step], photo: npt.NDArray[np.float64]) ->
             made = inputs[0] + inputs[1]
         elif step.kind == "shuffle":
             made = F.pixel_shuffle(inputs[0], 2)
+        elif step.kind == "crop":
+            made = F.pad(inputs[0], (-step.pads,) * 4)
         else:
             weight, bias = (torch.tensor(np.asarray(value)).float() for value in (step.weight, step.bias))
             made = F.conv2d(inputs[0], weight, bias, stride=step.stride, padding=step.pads)
