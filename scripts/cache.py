@@ -45,8 +45,8 @@ class Cache:
     folder: Path
 
     def has(self, key: Key) -> bool:
-        """Whether the piece is there, without reading it."""
-        return self._path(key).exists()
+        """Whether the piece is there and whole."""
+        return self.load(key) is not None
 
     def load(self, key: Key) -> Piece | None:
         """A piece, or None if it is not there or damaged: then it is made again."""

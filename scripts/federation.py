@@ -66,7 +66,7 @@ class Bench:
         distinct: folders of one hand.
         photos: to judge on.
         material: to train on.
-        seeds: how many.
+        seeds: of weights, lessons and splits.
         chosen: rows.
         gatys: pairs of artist and photo.
         shipped: also judge the base as it comes with the program, with a code learned by everybody who takes part.
@@ -81,7 +81,7 @@ class Bench:
     distinct: tuple[str, ...]
     photos: tuple[Path, ...]
     material: tuple[Path, ...]
-    seeds: int
+    seeds: tuple[int, ...]
     chosen: tuple[RowName, ...]
     gatys: int
     shipped: bool
@@ -130,12 +130,12 @@ def all_photos(bench: Bench) -> list[Path]:
 def chains(bench: Bench) -> list[Chain]:
     """Rows that start at the beginning. Fine-tuning starts from an average, which is trained whether shown or not."""
     wanted: set[RowName] = {"fedavg" if row == "fine-tune" else row for row in bench.chosen}
-    return [chain for row in ROWS if row in wanted for seed in range(bench.seeds) for chain in chains_of(bench, row, seed)]
+    return [chain for row in ROWS if row in wanted for seed in bench.seeds for chain in chains_of(bench, row, seed)]
 
 
 def late_chains(bench: Bench) -> list[Chain]:
     """Rows that start from the end of another."""
-    return [c for seed in range(bench.seeds) for c in chains_of(bench, "fine-tune", seed) if "fine-tune" in bench.chosen]
+    return [c for seed in bench.seeds for c in chains_of(bench, "fine-tune", seed) if "fine-tune" in bench.chosen]
 
 
 def chains_of(bench: Bench, row: RowName, seed: int) -> list[Chain]:
@@ -161,15 +161,15 @@ def checkpoints(bench: Bench, row: RowName) -> tuple[int, ...]:
 
 
 def newcomers(bench: Bench) -> list[Newcomer]:
-    """The held-out artist at every body, and alone. A fine-tuned average has no common body but the average."""
+    """The held-out artist at every body, and training ours on. A fine-tuned average has no common body but the average."""
     found = []
-    for seed in range(bench.seeds):
+    for seed in bench.seeds:
         mine = split(bench.works[bench.held_out], bench.held_out, seed)
         for row in bench.chosen:
             if row != "fine-tune":
                 found += [Newcomer(whole_chain(bench, row, seed), bench.held_out, mine)]
         if "ours" in bench.chosen:
-            found.append(Newcomer(whole_chain(bench, "local", seed), bench.held_out, mine, full=True))
+            found.append(Newcomer(whole_chain(bench, "ours", seed), bench.held_out, mine, full=True))
     return found
 
 
@@ -181,7 +181,7 @@ def shipped(bench: Bench) -> list[list[Newcomer]]:
             Newcomer(Chain(settings, "local", seed, {artist: works}, bench.material, (), bench.folder), artist, works)
             for artist, works in bench.splits(seed).items()
         ]
-        for seed in (range(bench.seeds) if bench.shipped else ())
+        for seed in (bench.seeds if bench.shipped else ())
     ]
 
 
@@ -192,7 +192,7 @@ def whole_chain(bench: Bench, row: RowName, seed: int) -> Chain:
 
 def exams(bench: Bench) -> list[Exam]:
     """Everything to be judged."""
-    trained = [exam for row in bench.chosen for seed in range(bench.seeds) for exam in row_exams(bench, row, seed)]
+    trained = [exam for row in bench.chosen for seed in bench.seeds for exam in row_exams(bench, row, seed)]
     held = [newcomer_exam(bench, newcomer) for newcomer in newcomers(bench)]
     references = [exam for name in REFERENCES for group in reference_exams(bench, name) for exam in group]
     learned = [newcomer_exam(bench, one) for group in shipped(bench) for one in group]
@@ -218,10 +218,8 @@ def newcomer_exam(bench: Bench, newcomer: Newcomer) -> Exam:
 def reference_exams(bench: Bench, name: str) -> list[list[Exam]]:
     """Of what is not trained here: for each seed every artist, or a few pairs of Gatys' slow optimisation."""
     if name != _GATYS:
-        return [
-            [exam_of(bench, name, artist, works) for artist, works in bench.splits(seed).items()] for seed in range(bench.seeds)
-        ]
-    some = list(bench.splits(0).items())[: bench.gatys]
+        return [[exam_of(bench, name, artist, works) for artist, works in bench.splits(seed).items()] for seed in bench.seeds]
+    some = list(bench.splits(bench.seeds[0]).items())[: bench.gatys]
     return [[exam_of(bench, name, artist, works, photos=bench.photos[:1]) for artist, works in some]] if some else []
 
 
@@ -292,7 +290,7 @@ def stacked(groups: Sequence[Sequence[Exam]]) -> Floats:
 
 def curve(bench: Bench, row: RowName) -> Curve:
     """A row's verdicts and costs over its checkpoints."""
-    points, seeds, artists = checkpoints(bench, row), range(bench.seeds), len(bench.artists)
+    points, seeds, artists = checkpoints(bench, row), bench.seeds, len(bench.artists)
     flat = [stacked([row_exams(bench, row, seed)])[0] for seed in seeds]  # each (checkpoints * artists, photos, measures)
     shape = (len(seeds), len(points), artists, len(bench.photos), len(MEASURES))
     verdict = np.array(flat).reshape(shape).transpose(1, 0, 2, 3, 4)
@@ -331,7 +329,7 @@ def sent(bench: Bench, row: RowName) -> float:
     body = state.body_layout(modality).size * 4
     everything = Layout.of({name: tensor.numpy() for name, tensor in net.state_dict().items()}).size * 4
     rounds = bench.settings.rounds
-    works = [work.stat().st_size for part in bench.splits(0).values() for work in part.trained]
+    works = [work.stat().st_size for part in bench.splits(bench.seeds[0]).values() for work in part.trained]
     amounts: dict[RowName, float] = {
         "local": 0.0,
         "fedavg": rounds * everything,
@@ -346,7 +344,7 @@ def said(bench: Bench) -> dict[str, object]:
     """Settings for the report; names of artists and numbers, no paths."""
     return {
         **asdict(bench.settings),
-        "seeds": bench.seeds,
+        "seeds": list(bench.seeds),
         "photos": len(bench.photos),
         "material": len(bench.material),
         "works": {artist: len(works) for artist, works in bench.works.items()},
@@ -414,7 +412,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Bench, Path]:
         distinct=distinct,
         photos=chosen_photos(photos, arguments.judged_photos, arguments.material),
         material=pictures(arguments.material),
-        seeds=arguments.seeds,
+        seeds=tuple(range(arguments.first_seed, arguments.first_seed + arguments.seeds)),
         chosen=tuple(row for row in ROWS if row in (arguments.only or ROWS)),
         gatys=arguments.gatys,
         shipped=arguments.shipped,
@@ -471,6 +469,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, default=ROOT / "scripts" / "results")
     add("--only", nargs="+", choices=ROWS, help="these rows")
     add("--seeds", type=int, default=2)
+    add("--first-seed", type=int, default=1, help="with seed 0 momentum and length of rounds were chosen")
     add("--steps", type=int, default=220, help="an artist's batches")
     add("--round-steps", type=int, default=10, help="batches between two exchanges")
     add("--start", choices=tuple(_RATES), default="random")
@@ -483,7 +482,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--clip", type=float, default=CoordinatorConfig(name="bench").clip, help="greatest norm of an update")
     add("--server-momentum", type=float, default=CoordinatorConfig(name="bench").momentum, help="of the common body")
     add("--learn-steps", type=int, default=NodeConfig(artist="", style="").learn_steps, help="of a held-out artist's code")
-    add("--full-cap", type=int, default=1000, help="most steps of a held-out artist's full training")
+    add("--full-cap", type=int, default=1500, help="most steps of a held-out artist's full training")
     add("--gatys", type=int, default=2, help="pairs for Gatys' optimisation, three minutes of a processor each")
     add("--shipped", action=argparse.BooleanOptionalAction, default=True, help="judge `sfumato learn` on the base, too")
     add("--jobs", type=int, default=2, help="processes")

@@ -11,7 +11,7 @@ move by the mean of the updates, the body's clipped as a node clips it:
 * ``centralised``: all works in one place: one network, all codes, as many steps in all.
 
 A held-out artist comes afterwards and fits a code to the final body as ``sfumato learn`` does; or, to compare, trains body
-and code alone for as long as it helps.
+and code from that same start for as long as it helps.
 
 Whatever is finished is in the cache, checkpoint by checkpoint, with what each artist's optimiser has seen: a node keeps that
 from round to round, too, and going on from a checkpoint is the same as never having stopped.
@@ -50,6 +50,7 @@ Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDS: Final = 3  # a third of an artist's works is held out, another third with the next seed
 _SUITING_BATCHES: Final = 6  # as a node does
+_SETTLING_BATCHES: Final = 4  # as a node does
 _SPLIT_SEED: Final = 1503
 _FULL_WINDOW: Final = 500  # steps in which full training must gain ...
 _FULL_GAIN: Final = 0.01  # ... this share of its score to go on
@@ -70,7 +71,7 @@ class Settings:
         round_steps: batches between two exchanges.
         rate, body_rate: learning rates' scale, and the body's once more.
         clip: greatest norm of a body's update.
-        settling_steps: first steps with live statistics only.
+        settling_steps: first steps of an artist with live statistics only; one who comes to a finished body needs none.
         server_momentum: of the common body's movement, as the coordinator's.
         learn_steps, learn_rate: as ``sfumato learn``.
         full_cap: most steps of a held-out artist's full training.
@@ -102,10 +103,11 @@ class Settings:
         """The round after which ``fine-tune`` goes on alone."""
         return self.rounds - max(1, self.rounds // 4)
 
-    def modality(self) -> Modality[Any, Any]:
-        """The tier, fed as these settings say."""
+    def modality(self, artists: int = 1) -> Modality[Any, Any]:
+        """The tier, fed as these settings say, for a network that so many artists take steps of."""
         found: Any = registry.find(self.tier)
-        changed = dataclasses.replace(found, crop=self.crop, batch=self.batch, settling_steps=self.settling_steps)
+        settling = self.settling_steps * artists
+        changed = dataclasses.replace(found, crop=self.crop, batch=self.batch, settling_steps=settling)
         return cast("Modality[Any, Any]", changed)
 
 
@@ -177,7 +179,7 @@ class Chain:
         """Names what a held-out artist makes of the final state, or of the start."""
         budget = [self.settings.full_cap] if full else [self.settings.learn_steps, self.settings.learn_rate]
         works = [file_digest(work) for work in (*split.trained, *(split.held if full else ()))]
-        after = self.key(0 if full or self.row == "local" else self.settings.rounds)
+        after = self.key(0 if self.row == "local" else self.settings.rounds)
         return key_of({"what": "full" if full else "newcomer", "after": after, "budget": budget, "works": works})
 
 
@@ -194,8 +196,8 @@ def code_digest() -> str:
 
 
 def start_digest(settings: Settings) -> str:
-    """The body all rows start from; random weights are named by the seed."""
-    return "" if settings.start == "random" else base.load(settings.tier).manifest.body
+    """The release all rows start from, body and public codes; random weights are named by the seed."""
+    return "" if settings.start == "random" else base.load(settings.tier).digest
 
 
 @dataclass(slots=True)
@@ -246,8 +248,8 @@ def train(chain: Chain) -> None:
 def _start(chain: Chain) -> _Federation:
     """Everybody at the same weights, each artist's code suited to their own works as far as that needs no training."""
     settings = chain.settings
-    modality = settings.modality()
     members = [tuple(chain.splits)] if chain.row == "centralised" else [(artist,) for artist in chain.splits]
+    modality = settings.modality(len(members[0]))
     net = modality.build(chain.seed, codes=len(members[0]))
     _load_start_inplace(net, settings)
     fresh = _tensors(net)
@@ -432,7 +434,7 @@ class Newcomer:
         chain: the row they come to; ``local`` has no common body, they start where everybody did.
         artist: their name.
         split: their works.
-        full: train body and code alone instead, as long as it helps.
+        full: train the body, too, as long as it helps.
     """
 
     chain: Chain
@@ -447,23 +449,31 @@ class Newcomer:
 
 
 def welcome(newcomer: Newcomer) -> None:
-    """Fit a held-out artist to a row's final body, or train them alone, unless the cache has it."""
+    """Fit a held-out artist to a row's final body, or train the two together from there, unless the cache has it."""
     kept, chain, settings = Cache(newcomer.chain.folder), newcomer.chain, newcomer.chain.settings
     if kept.has(newcomer.key):
         return
-    modality = settings.modality()
+    modality = settings.modality(artists=0)
     net = modality.build(chain.seed)
     _load_start_inplace(net, settings)
-    if chain.row != "local" and not newcomer.full:
+    if chain.row != "local":
         arrays = _needed(kept, chain.key(settings.rounds)).arrays
         final = next(iter(networks(arrays, chain.row, tuple(chain.splits)).values()))
         state.load_inplace(net, {name: array for name, array in final.items() if modality.is_shared(name)})
     lessons = _lessons(modality, [newcomer.split.trained], chain, newcomer.artist)
     choose_code_inplace(modality, net, 0, lessons, settings)
+    _settle(net, modality, lessons)
     facts = (
         _full_inplace(net, modality, lessons, newcomer) if newcomer.full else _code_inplace(net, modality, lessons, settings)
     )
     kept.save(newcomer.key, {f"{newcomer.artist}/{name}": array for name, array in _tensors(net).items()}, facts)
+
+
+@torch.no_grad()
+def _settle(net: Any, modality: Modality[Any, Any], lessons: Lessons[Any]) -> None:
+    """Let the running statistics see some pictures before anything relies on them, as a node does."""
+    for step in range(_SETTLING_BATCHES):
+        modality.objectives[0].loss(net, lessons.batch(step))
 
 
 def _code_inplace(net: Any, modality: Modality[Any, Any], lessons: Lessons[Any], settings: Settings) -> dict[str, float]:

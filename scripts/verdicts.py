@@ -48,6 +48,10 @@ _CODE: Final = (
     "scripts/verdicts.py",
     "models/measures.py",
     "models/perceptual.py",
+    "models/modalities/style.py",
+    "models/samplers.py",
+    "export/to_onnx.py",
+    "export/frame.py",
 )
 
 

@@ -148,6 +148,15 @@ def test_targets_are_met_or_missed_by_valid_judges_alone() -> None:
     assert not any(judge == "magenta" for _, judge in outcomes)
 
 
+def test_what_is_met_before_the_rows_have_stopped_gaining_is_met_so_far() -> None:
+    rows = {"gaining": curve([0.6, 0.5], [1, 2]), "settled": curve([0.5, 0.5], [1, 2])}
+    outcomes = [
+        next(t for t in report.targets(findings(ours=one, local=curve([0.6, 0.6], [1, 2]))) if "in the end" in t.name).outcome
+        for one in rows.values()
+    ]
+    assert outcomes == ["met so far", "met"]
+
+
 def test_minute_of_work_that_nobody_worked_is_not_measured_and_from_a_base_not_asked() -> None:
     short = findings(ours=curve([0.6, 0.5], [5, 10]), local=curve([0.9, 0.8], [5, 10]))
     asked, not_asked = ([t for t in report.targets(one) if "60 s" in t.name] for one in (short, replace(short, start="base")))

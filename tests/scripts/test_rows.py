@@ -119,6 +119,17 @@ def test_training_never_opens_a_held_out_work(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("_tiny_world")
+def test_damaged_piece_is_made_again(tmp_path: Path) -> None:
+    one = chain(tmp_path, "ours", (1,))
+    rows.train(one)
+    whole = final(one)
+    (piece,) = (path for path in one.folder.rglob("*.safetensors"))
+    piece.write_bytes(piece.read_bytes()[:-9])
+    rows.train(one)
+    assert all(np.array_equal(array, final(one)[artist][name]) for artist in whole for name, array in whole[artist].items())
+
+
+@pytest.mark.usefixtures("_tiny_world")
 def test_newcomer_learns_from_trained_works_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = chain(tmp_path, "ours", (1, 4))
     rows.train(one)
