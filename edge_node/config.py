@@ -72,6 +72,11 @@ class Home:
         return self.root / "styles"
 
     @property
+    def styles_lock(self) -> Path:
+        """Held by whoever writes a style."""
+        return self.root / "styles.lock"
+
+    @property
     def releases(self) -> Path:
         return self.root / "releases"
 

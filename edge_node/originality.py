@@ -44,8 +44,12 @@ def check(style: Style, source: VerifiedRelease, works: Loaded) -> Style:
         ResourceError: the disk is full.
     """
     probes = list(release.pictures_of(source, release.PROBE).values())
-    engine = open_engine(style.graph("fp32"), f"{style.name} fp32")
-    pictures = [paint(engine.run, source.manifest.signature, probe, None) for probe in probes]
+    if style.is_folded:  # the graph it will be painted by
+        graph, code = style.graph("fp32"), None
+    else:
+        graph, code = source.read(release.EXACT), style.code()
+    engine = open_engine(graph, f"{style.name} fp32")
+    pictures = [paint(engine.run, source.manifest.signature, probe, code) for probe in probes]
     held_out = release.pictures_of(source, release.WORKS).values()
     return styles.remember(style, examine(pictures, probes, zip(works.names, works.works, strict=True), held_out))
 

@@ -21,9 +21,9 @@ from edge_node.errors import BadPictureError
 from edge_node.runtimes import RuntimeChoice
 from edge_node.styles import Style
 from export import release
-from export.errors import UsageError
+from export.errors import IntegrityError, NotConfiguredError, UsageError
 from export.files import write_atomic
-from export.runtime import Engine, Precision, Runtime, installed, open_engine
+from export.runtime import Engine, Precision, Runtime, RuntimeFailedError, installed, open_engine
 from export.signing import VerifiedRelease
 from export.thumbnail import LARGEST_WHOLE, thumbnail_run
 from models import codecs, samplers
@@ -82,6 +82,7 @@ class Painter:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._kept: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+        self._looked_up: Mapping[str, Style] = {}
 
     def paint(self, order: Order) -> Painted:
         """Paint.
@@ -93,7 +94,26 @@ class Painter:
             IntegrityError: a style's or release's files were changed.
         """
         _check(order)
-        own = {name: styles.find(self._home, name) for name in order.weights if styles.is_installed(self._home, name)}
+        try:
+            return self._painted(order)
+        except RuntimeFailedError as error:
+            raise NotConfiguredError(str(error), advice="Leave --runtime away, or install OpenVINO anew.") from error
+        except IntegrityError:
+            if not self._changed(order):
+                raise
+            return self._painted(order)  # a style was written anew between looking it up and reading it
+
+    def _changed(self, order: Order) -> bool:
+        """Whether a style of the order is another by now than when it was last looked up."""
+        looked_up, self._looked_up = self._looked_up, {}
+        return any(
+            styles.find(self._home, name).files != style.files for name, style in looked_up.items() if name in order.weights
+        )
+
+    def _painted(self, order: Order) -> Painted:
+        self._looked_up = own = {
+            name: styles.find(self._home, name) for name in order.weights if styles.is_installed(self._home, name)
+        }
         source, public = self._source(order, own)
         signature = source.manifest.signature
         styles.refuse_other_art(signature)
@@ -103,8 +123,10 @@ class Painter:
                 advice="Run sfumato up until both are renewed, or learn the older one again.",
             )
         alone = next(iter(own.values())) if len(order.weights) == len(own) == 1 and order.strength >= 1 else None
-        if alone is not None and (alone.is_folded or order.precision == "int8"):
-            return self._folded(alone, signature, order)
+        if alone is not None and (alone.is_folded or (order.precision == "int8" and alone.parity is not None)):
+            if order.precision == "int8" and alone.parity is None:
+                raise UsageError(alone.compromise, advice="Leave --precision away.")
+            return self._folded(self._known(alone, source), signature, order)
         if order.precision == "int8" or order.runtime == "openvino":
             raise UsageError(
                 alone.compromise if alone else "mixes, public styles and strengths below 1 are painted by ONNX Runtime in fp32",
@@ -129,6 +151,13 @@ class Painter:
             if name not in own and name not in public:
                 raise styles.unknown(name, sorted({*styles.names(home), *public}))
         return source, public
+
+    def _known(self, style: Style, source: VerifiedRelease) -> Style:
+        """The style with every runtime's form measured; one that was installed since is measured now."""
+        if set(installed()) <= set(style.measured):
+            return style
+        key = ("measured", style.folder, *style.files.values(), *installed())
+        return self._keep(key, lambda: styles.measure_missing(self._home, style, source))
 
     def _code(self, style: Style) -> Code:
         return self._keep(("code", style.folder, *style.files.values()), style.code)
@@ -155,7 +184,8 @@ class Painter:
             if order.runtime != "auto":
                 return opened(order.runtime)
             kind = f"{style.modality} {precision} {threads} threads"
-            return opened(runtimes.fastest(self._home, kind, signature, {r: partial(opened, r) for r in installed()}))
+            usable = [r for r in installed() if precision == "fp32" or r in style.measured]
+            return opened(runtimes.fastest(self._home, kind, signature, {r: partial(opened, r) for r in usable}))
 
         engine = self._keep(("folded", style.folder, *style.files.values(), precision, order.runtime), chosen)
         if _is_large(order.photo):

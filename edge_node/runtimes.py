@@ -5,7 +5,9 @@ Neither runtime is the faster one everywhere: it depends on the processor's inst
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -17,11 +19,13 @@ from typing import Any, Final, Literal, TypeVar, get_args
 import numpy as np
 
 from edge_node.config import Home
-from export.errors import IntegrityError, UsageError
+from export.errors import IntegrityError, ResourceError, UsageError
 from export.files import read_bounded, write_json
-from export.runtime import Engine, Runtime, installed
-from models.contract import Signature
+from export.runtime import Engine, Runtime, RuntimeFailedError, installed
+from models.contract import Signature, Work
 from models.samplers import paint
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RuntimeChoice = Literal["auto", "onnxruntime", "openvino"]
@@ -29,6 +33,7 @@ _SIDE: Final = 512  # pixels of the photo that is painted to find out
 _WARM_UP: Final = 2
 _REPETITIONS: Final = 7
 _RECORD_MAX_BYTES: Final = 64 * 2**10
+_NEVER_MS: Final = 1e9  # stands for a runtime that does not work here; JSON has no infinity
 
 
 def runtime_choice(text: str) -> RuntimeChoice:
@@ -60,7 +65,7 @@ def fastest(home: Home, kind: str, signature: Signature, engines: Mapping[Runtim
         home: this machine's folder; remembers.
         kind: what sort of graph it is: graphs of one kind cost the same.
         signature: of the graphs.
-        engines: how each runtime that could be used opens its form of the graph.
+        engines: how each runtime that could be used opens its form of the graph; one that does not work here is not used.
     """
     if len(engines) == 1:
         return next(iter(engines))
@@ -69,21 +74,34 @@ def fastest(home: Home, kind: str, signature: Signature, engines: Mapping[Runtim
     known = dict(remembered["milliseconds"]) if remembered.get("machine") == machine else {}
     if set(known.get(kind, {})) != set(engines):
         known = {**known, kind: _milliseconds(signature, engines)}
-        write_json(_file(home), {"machine": machine, "milliseconds": known})
+        with contextlib.suppress(ResourceError):  # then it is measured again next time
+            write_json(_file(home), {"machine": machine, "milliseconds": known})
     return min(engines, key=lambda runtime: float(known[kind][runtime]))
 
 
 def _milliseconds(signature: Signature, engines: Mapping[Runtime, Callable[[], Engine]]) -> dict[str, float]:
     """Median time of a picture with each runtime, in turn, so that a busy moment hits all of them."""
     photo = np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
-    opened = {runtime: open_() for runtime, open_ in engines.items()}
+    opened = {runtime: engine for runtime, open_ in engines.items() if (engine := _working(open_, signature, photo))}
     seconds: dict[Runtime, list[float]] = {runtime: [] for runtime in opened}
     for _ in range(_WARM_UP + _REPETITIONS):
         for runtime, engine in opened.items():
             started = time.perf_counter()
             paint(engine.run, signature, photo, None)
             seconds[runtime].append(time.perf_counter() - started)
-    return {runtime: round(1000 * median(times[_WARM_UP:]), 3) for runtime, times in seconds.items()}
+    found = {runtime: round(1000 * median(times[_WARM_UP:]), 3) for runtime, times in seconds.items()}
+    return {runtime: found.get(runtime, _NEVER_MS) for runtime in engines}
+
+
+def _working(open_engine: Callable[[], Engine], signature: Signature, photo: Work) -> Engine | None:
+    """The engine, if it paints at all."""
+    try:
+        engine = open_engine()
+        paint(engine.run, signature, photo, None)
+    except RuntimeFailedError as error:
+        _log.warning("%s", error)
+        return None
+    return engine
 
 
 def _machine() -> dict[str, str]:

@@ -6,14 +6,16 @@
                      int8-RUNTIME.onnx
                      style.json            digests of all, parity, score
 
-A folder is written whole and then pointed to; the one before stays until then, and serves. numpy only.
+A folder is written whole and then pointed to; the one before stays until then, and serves. Whoever writes holds ``writing``:
+an artist may learn a style while `sfumato up` renews it. numpy only.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +24,12 @@ from typing import Any, Final
 from edge_node.config import Home
 from edge_node.errors import UnknownStyleError
 from export import release, weights
-from export.errors import IntegrityError, NotConfiguredError, UsageError
-from export.files import Digest, digest_of, read_bounded, write_atomic, write_folder_atomic
-from export.fold import calibrate, fold
+from export.errors import IntegrityError, NotConfiguredError, ResourceError, UsageError
+from export.files import Digest, digest_of, held, read_bounded, write_atomic, write_folder_atomic
+from export.fold import FoldError, calibrate, fold
 from export.parity import Distance, Folding, Parity, compare, folding
 from export.quantize import QuantizeError, int8_onnx, observe
-from export.runtime import RUNTIMES, Precision, Runtime, installed, open_engine
+from export.runtime import RUNTIMES, Precision, Runtime, RuntimeFailedError, installed, open_engine
 from export.signing import VerifiedRelease
 from models import samplers
 from models.contract import Score, Signature, Work
@@ -72,7 +74,8 @@ class Style:
         works_found: how many there were to choose them from.
         score: on its exam photos.
         parity: int8 against folded fp32, in the form that is further off; None if it could not be quantised.
-        folding: folded fp32 against exact; None of a style compiled before that was measured.
+        measured: runtimes whose form that was measured of.
+        folding: folded fp32 against exact; None of a style compiled before that was measured, or that cannot be folded.
         files: digest of each file.
         originality: how near its pictures come to the works; None while that was not checked (``originality.py``).
     """
@@ -91,6 +94,7 @@ class Style:
     folding: Folding | None
     files: dict[str, Digest]
     originality: Originality | None = None
+    measured: tuple[Runtime, ...] = ("onnxruntime",)
 
     def code(self) -> Code:
         """The private code.
@@ -120,8 +124,8 @@ class Style:
 
     @property
     def is_folded(self) -> bool:
-        """Whether its folded graph is near enough to the exact one to paint in its place."""
-        return self.folding is None or self.folding.is_near()
+        """Whether it has a folded graph, and that is near enough to the exact one to paint in its place."""
+        return _FOLDED in self.files and (self.folding is None or self.folding.is_near())
 
     @property
     def best_precision(self) -> Precision:
@@ -131,6 +135,8 @@ class Style:
     @property
     def compromise(self) -> str:
         """What of the fast way had to be left, in a sentence; empty if nothing."""
+        if _FOLDED not in self.files:
+            return "Its norms cannot be frozen: it is painted by the exact graph in fp32."
         if self.folding is not None and not self.folding.is_near():
             seen = self.folding
             return (
@@ -148,8 +154,11 @@ class Style:
         return ""
 
 
+_FOLDED: Final = "fp32.onnx"
+
+
 def _graph_file(precision: Precision, runtime: Runtime) -> str:
-    return "fp32.onnx" if precision == "fp32" else f"int8-{runtime}.onnx"
+    return _FOLDED if precision == "fp32" else f"int8-{runtime}.onnx"
 
 
 def names(home: Home) -> list[str]:
@@ -221,22 +230,26 @@ def compile_style(
     refuse_other_art(source.manifest.signature)
     signature, photos = source.manifest.signature, release.calibration_photos(source)
     exact = source.read(release.EXACT)
-    folded = fold(exact, signature, code, calibrate(exact, signature, code, photos))
     probes = list(release.pictures_of(source, release.PROBE).values())
     exact_pictures = [paint(open_engine(exact, "exact").run, signature, probe, code) for probe in probes]
-    folded_pictures = _painted(folded, signature, probes)
-    int8, parity = _quantised(folded, signature, photos, probes, folded_pictures)
+    graphs: dict[str, bytes] = {}
+    measured = _Measured()
+    try:
+        folded = fold(exact, signature, code, calibrate(exact, signature, code, photos))
+    except FoldError as error:
+        _log.warning("a style stays exact: %s", error)
+    else:
+        folded_pictures = _painted(folded, signature, probes)
+        int8, measured = _quantised(folded, signature, photos, probes, folded_pictures)
+        measured = replace(measured, folding=folding(exact_pictures, folded_pictures, distance))
+        graphs = {_FOLDED: folded, **{_graph_file("int8", runtime): graph for runtime, graph in int8.items()}}
     metadata = {
         "artist": lineage.artist,
         "modality": source.manifest.modality,
         "body": source.manifest.body,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    files = {
-        f"{name}.style": weights.pack({"code": code}, metadata),
-        "fp32.onnx": folded,
-        **{_graph_file("int8", runtime): graph for runtime, graph in int8.items()},
-    }
+    files = {f"{name}.style": weights.pack({"code": code}, metadata), **graphs}
     style = Style(
         name=name,
         folder=home.styles / name / source.manifest.body[:16],
@@ -248,27 +261,86 @@ def compile_style(
         works=lineage.works,
         works_found=lineage.works_found or lineage.works,
         score=lineage.score,
-        parity=parity,
-        folding=folding(exact_pictures, folded_pictures, distance),
+        parity=measured.parity,
+        folding=measured.folding,
         files={file: digest_of(data) for file, data in files.items()},
+        measured=measured.runtimes,
     )
     _write(style, files)
     write_atomic(home.styles / name / _CURRENT, style.folder.name.encode())
     return style
 
 
+@contextmanager
+def writing(home: Home) -> Iterator[None]:
+    """Let one process at a time write styles; others wait. Hold it from looking at what is there to pointing to the new."""
+    with held(home.styles_lock, "writing a style", waits=True):
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """How near the fast graphs come to what they replace, and which runtimes' forms were looked at."""
+
+    parity: Parity | None = None
+    runtimes: tuple[Runtime, ...] = ()
+    folding: Folding | None = None
+
+
+def measure_missing(home: Home, style: Style, source: VerifiedRelease) -> Style:
+    """Hold int8 against fp32 in the form of every runtime that came to this machine after the style was compiled.
+
+    What is found is remembered where that is possible.
+    """
+    missing = [r for r in installed() if r not in style.measured and _graph_file("int8", r) in style.files]
+    if style.parity is None or not missing:
+        return style
+    signature, probes = source.manifest.signature, list(release.pictures_of(source, release.PROBE).values())
+    found = _parities(
+        {runtime: style.graph("int8", runtime) for runtime in missing},
+        signature,
+        probes,
+        _painted(style.graph("fp32"), signature, probes),
+    )
+    known = replace(style, parity=_worst([style.parity, *found.values()]), measured=(*style.measured, *found))
+    try:
+        with writing(home):
+            if is_installed(home, style.name) and find(home, style.name) == style:
+                write_atomic(style.folder / _RECORD, _record(known), mode=0o600)
+    except ResourceError as error:
+        _log.warning("what int8 costs with %s is not remembered: %s", ", ".join(missing), error)
+    return known
+
+
+def _worst(found: Sequence[Parity]) -> Parity:
+    return Parity(min(p.psnr_db for p in found), min(p.ssim for p in found))
+
+
+def _parities(
+    graphs: Mapping[Runtime, bytes], signature: Signature, probes: Sequence[Work], fp32_pictures: Sequence[Work]
+) -> dict[Runtime, Parity]:
+    """How far the int8 form of each runtime is from fp32; a runtime that does not work here is left out."""
+    found = {}
+    for runtime, graph in graphs.items():
+        try:
+            found[runtime] = compare(fp32_pictures, _painted(graph, signature, probes, runtime))
+        except RuntimeFailedError as error:
+            _log.warning("%s is not used: %s", runtime, error)
+    return found
+
+
 def _quantised(
     folded: bytes, signature: Signature, photos: Sequence[Work], probes: Sequence[Work], fp32_pictures: Sequence[Work]
-) -> tuple[dict[Runtime, bytes], Parity | None]:
+) -> tuple[dict[Runtime, bytes], _Measured]:
     """The int8 graphs, a form for each runtime, and how far the worst of those that can be run here is from fp32."""
     try:
         spans = observe(folded, signature, photos)
         graphs: dict[Runtime, bytes] = {runtime: int8_onnx(folded, signature, spans, runtime) for runtime in RUNTIMES}
     except QuantizeError as error:
         _log.warning("a style stays fp32: %s", error)
-        return {}, None
-    found = [compare(fp32_pictures, _painted(graphs[runtime], signature, probes, runtime)) for runtime in installed()]
-    return graphs, Parity(min(p.psnr_db for p in found), min(p.ssim for p in found))
+        return {}, _Measured()
+    found = _parities({runtime: graphs[runtime] for runtime in installed()}, signature, probes, fp32_pictures)
+    return graphs, _Measured(_worst([*found.values()]), tuple(found))
 
 
 def _painted(graph: bytes, signature: Signature, probes: Sequence[Work], runtime: Runtime = "onnxruntime") -> list[Work]:
@@ -298,6 +370,7 @@ def _record(style: Style) -> bytes:
         "works_found": style.works_found,
         "score": asdict(style.score),
         "parity": asdict(style.parity) if style.parity else None,
+        "measured": list(style.measured),
         "folding": asdict(style.folding) if style.folding else None,
         "files": style.files,
         "originality": asdict(style.originality) if style.originality else None,
@@ -332,6 +405,7 @@ def _opened(folder: Path, name: str) -> Style:
             folding=Folding(**plain["folding"]) if plain.get("folding") else None,
             files={str(k): Digest(str(v)) for k, v in plain["files"].items()},
             originality=_originality(plain.get("originality")),
+            measured=tuple(runtime for runtime in RUNTIMES if runtime in plain.get("measured", RUNTIMES)),
         )
     except (OSError, IntegrityError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(name) from error

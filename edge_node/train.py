@@ -6,11 +6,12 @@ statistics and are never an input of the network.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -57,7 +58,9 @@ class _Pupil:
     moments: training.Moments = field(default_factory=training.Moments)
 
     @classmethod
-    def of(cls, source: VerifiedRelease, works: Sequence[Work], code: Code | None, *, rehearses: bool = False) -> _Pupil:
+    def of(
+        cls, source: VerifiedRelease, works: Sequence[Work], code: Code | None, *, rehearses: bool = False, seed: int = _SEED
+    ) -> _Pupil:
         """Set up on a release's body; without a code, start from the public code that fits the works best.
 
         Args:
@@ -66,6 +69,7 @@ class _Pupil:
             code: the artist's code so far.
             rehearses: also give lessons in the public styles, from the public works of the release: whoever trains the
                 body must not make it forget what it could, and the gate looks at exactly that.
+            seed: of the draws. Nodes that train one body draw differently: noise that all have in common does not average out.
         """
         modality = registry.find(source.manifest.modality)
         public = release.codes_of(source)
@@ -73,7 +77,7 @@ class _Pupil:
         targets = [[], *([work] for work in rehearsed.values()), works]
         frozen = backbones.load_all(modality.backbones)
         photos = release.calibration_photos(source)
-        lessons = modality.lessons(targets, photos, frozen, _SEED, emphasis=len(targets) - 1)
+        lessons = modality.lessons(targets, photos, frozen, seed, emphasis=len(targets) - 1)
         pupil = cls(modality, modality.build(_SEED, codes=len(targets)), lessons)
         state.load_inplace(pupil.net, release.body_of(source))
         rows = [public[release.IDENTITY], *(public[name] for name in rehearsed)]
@@ -116,8 +120,8 @@ class _Pupil:
 def learn(home: Home, name: str, folder: Path, progress: Progress) -> Style:
     """Fit a private code to a folder of works with the body frozen, compile it, and check it for copies. Needs no network.
 
-    Of many works some are used, see ``library.load_folder``; the style says how many of how many. What rounds made of the
-    code of the style they train is forgotten with it.
+    Of many works some are used, see ``library.load_folder``; the style says how many of how many. If it is the style that
+    rounds train, what they made of its code is forgotten, and they go on from this one.
 
     Args:
         home: this machine's folder.
@@ -137,10 +141,12 @@ def learn(home: Home, name: str, folder: Path, progress: Progress) -> Style:
     plan = training.Plan(config.learn_steps, private_only=True, rate_scale=_LEARN_RATE)
     training.fit(pupil.net, pupil.modality, pupil.lessons, plan, lambda step, _loss: progress(step, config.learn_steps))
     lineage = styles.Lineage(config.artist, str(folder.resolve()), len(loaded.works), pupil.score(), loaded.found)
-    learned = styles.compile_style(home, name, pupil.code(), source, lineage, pupil.distance)
-    if name == config.style:
-        _code_file(home).unlink(missing_ok=True)
-    return originality.check(learned, source, loaded)
+    with styles.writing(home):
+        learned = styles.compile_style(home, name, pupil.code(), source, lineage, pupil.distance)
+        if name == config.style:
+            _code_file(home).unlink(missing_ok=True)
+            write_atomic(_learned_file(home), learned.made.encode(), mode=0o600)
+        return originality.check(learned, source, loaded)
 
 
 def renew(home: Home, name: str, source: VerifiedRelease) -> Style | None:
@@ -171,8 +177,12 @@ def renew(home: Home, name: str, source: VerifiedRelease) -> Style | None:
         return None
     folder = old.folder_of_works if old else ""
     lineage = styles.Lineage(config.artist, folder, len(loaded.works), score, loaded.found)
-    renewed = styles.compile_style(home, name, pupil.code(), source, lineage, pupil.distance)
-    return originality.check(renewed, source, loaded)
+    with styles.writing(home):
+        now = styles.find(home, name) if name in styles.names(home) else None
+        if (now.files if now else None) != (old.files if old else None):
+            return None  # the artist learned it anew meanwhile
+        renewed = styles.compile_style(home, name, pupil.code(), source, lineage, pupil.distance)
+        return originality.check(renewed, source, loaded)
 
 
 def _score_of(home: Home, style: Style, works: Sequence[Work]) -> Score:
@@ -188,7 +198,7 @@ class RoundTraining:
         self._config = home.config()
         self._pupil: _Pupil | None = None
         self._made_of: object = None
-        self._code_left: int | None = None
+        self._left: _Marks = (None, None)
         torch.set_num_threads(self._config.threads)
 
     def run(self, assignment: Assignment) -> Update:
@@ -262,30 +272,45 @@ class RoundTraining:
         the style anew, so that rounds go on from that.
         """
         made_of = library.key(self._home)
-        if self._pupil is None or made_of != self._made_of or library.mtime_ns(_code_file(self._home)) != self._code_left:
+        if self._pupil is None or made_of != self._made_of or _marks(self._home) != self._left:
             self._pupil = None  # two at once would not fit on a small machine
             source = releases.current(self._home)
-            self._code_left = library.mtime_ns(_code_file(self._home))
+            self._left = _marks(self._home)
             start = _saved_code(self._home, source)
             if start is None:
                 start = _main_code(self._home, source)
-            self._pupil = _Pupil.of(source, library.load(self._home).works, start, rehearses=True)
+            self._pupil = _Pupil.of(source, library.load(self._home).works, start, rehearses=True, seed=self._seed())
             self._made_of = made_of
             # What the body can do for this artist before any round, kept so that the artist can see what rounds bring.
             if not self._home.start_score_file.exists():
                 write_json(self._home.start_score_file, asdict(self._pupil.score()), mode=0o600)
         return self._pupil
 
+    def _seed(self) -> int:
+        return zlib.crc32(self._config.artist.encode())
+
     def _save_code(self, pupil: _Pupil) -> None:
-        if library.mtime_ns(_code_file(self._home)) != self._code_left:
+        if _marks(self._home) != self._left:
             return  # the artist learned the style anew meanwhile; the next round starts from that
         metadata = {"modality": pupil.modality.name}
         write_atomic(_code_file(self._home), weights.pack({"code": pupil.code()}, metadata), mode=0o600)
-        self._code_left = library.mtime_ns(_code_file(self._home))
+        self._left = _marks(self._home)
 
 
 def _code_file(home: Home) -> Path:
     return home.training / "code.safetensors"
+
+
+def _learned_file(home: Home) -> Path:
+    return home.training / "learned"
+
+
+_Marks: TypeAlias = tuple[int | None, int | None]
+
+
+def _marks(home: Home) -> _Marks:
+    """When a round last left a code, and when the artist last learned the style that rounds train."""
+    return library.mtime_ns(_code_file(home)), library.mtime_ns(_learned_file(home))
 
 
 def _saved_code(home: Home, source: VerifiedRelease) -> Code | None:

@@ -136,12 +136,13 @@ def _put_right(target: Path) -> None:
 
 
 @contextmanager
-def held(path: Path, what: str) -> Iterator[None]:
+def held(path: Path, what: str, *, waits: bool = False) -> Iterator[None]:
     """Keep a second process from doing the same here at the same time; the system lets go when this one dies.
 
     Args:
         path: the lock's file; it is empty and stays.
         what: is going on, for whom it is refused: "a round".
+        waits: until nobody holds it, instead of refusing.
 
     Raises:
         RefusedError: somebody holds it already.
@@ -154,7 +155,7 @@ def held(path: Path, what: str) -> Iterator[None]:
         raise _no_room(path, error) from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RefusedError(
                 f"{what} is running already", advice="Wait until it has ended, or end it, and run the same command again."

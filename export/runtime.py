@@ -91,7 +91,10 @@ class OpenVinoEngine:
     def run(self, feed: Feed) -> Mapping[str, npt.NDArray[np.generic]]:
         """See ``Engine.run``."""
         with _kept_signal_stack():
-            request = self._request(feed)
+            try:
+                request = self._request(feed)
+            except Exception as error:  # a plain RuntimeError for all that can be wrong
+                raise RuntimeFailedError(f"OpenVINO cannot run a graph here ({_first_line(error)})") from error
             arrays = {o.any_name: np.empty(tuple(o.shape), o.get_element_type().to_dtype()) for o in request.model_outputs}
             for name, array in arrays.items():
                 request.set_tensor(name, _openvino().Tensor(array, shared_memory=True))
@@ -111,6 +114,10 @@ class OpenVinoEngine:
         return self._requests[sizes]
 
 
+class RuntimeFailedError(RuntimeError):
+    """A runtime that is installed does not work on this machine."""
+
+
 def installed() -> tuple[Runtime, ...]:
     """The runtimes this machine has."""
     return tuple(runtime for runtime in RUNTIMES if importlib.util.find_spec(runtime) is not None)
@@ -128,6 +135,7 @@ def open_engine(model: bytes, what: str, threads: int = DEFAULT_THREADS, runtime
     Raises:
         IntegrityError: the runtime cannot open it.
         NotConfiguredError: the runtime is not installed.
+        RuntimeFailedError: OpenVINO is installed and cannot be loaded; later, when run: it cannot compile the graph.
     """
     if runtime not in installed():
         raise NotConfiguredError(
@@ -135,6 +143,8 @@ def open_engine(model: bytes, what: str, threads: int = DEFAULT_THREADS, runtime
         )
     try:
         return _OPENERS[runtime](model, threads)
+    except RuntimeFailedError:
+        raise
     except Exception as error:  # both raise a dozen unrelated types
         raise IntegrityError(
             f"the {what} graph cannot be opened",
@@ -195,9 +205,16 @@ def _kept_signal_stack() -> Iterator[None]:
 def _openvino() -> Any:
     """The package, an extra, kept from reporting its import to its makers' analytics: it does that unless it cannot."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # means: not to be found
-    import openvino  # noqa: PLC0415 - an extra
+    try:
+        import openvino  # noqa: PLC0415 - an extra
+    except Exception as error:  # a library that is missing, a processor it was not built for
+        raise RuntimeFailedError(f"OpenVINO cannot be loaded ({_first_line(error)})") from error
 
     return openvino
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def inputs_of(engine: Engine) -> tuple[str, ...]:

@@ -2,18 +2,24 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_node import __main__ as program
-from edge_node import library, originality, releases, styles, train
+from edge_node import library, originality, paint, releases, styles, train
 from edge_node.config import Home
 from edge_node.errors import NoWorksError
+from edge_node.paint import Order
 from edge_node.styles import Style
 from export import release
 from export.errors import IntegrityError, RefusedError, ResourceError
+from export.parity import Folding
 from export.signing import VerifiedRelease
+from models.contract import Work
 from models.originality import Likeness, Originality
 from models.update import Assignment
 from tests import simulators
@@ -81,6 +87,26 @@ def test_a_renewed_style_is_compared_anew(home: Home, world: VerifiedRelease, tm
 
     assert renewed is not None
     assert renewed.originality is not None
+
+
+def test_the_pictures_compared_are_those_of_the_graph_that_paints(
+    home: Home, sea: Style, world: VerifiedRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulators.write_works(tmp_path / "works", count=3)
+    works, seen = library.load_folder(tmp_path / "works"), []
+
+    def noted(pictures: list[Work], *others: Any) -> Originality:
+        seen.append(pictures[0])
+        return examine(pictures, *others)
+
+    examine = originality.examine
+    monkeypatch.setattr(originality, "examine", noted)
+    probe = next(iter(release.pictures_of(world, release.PROBE).values()))
+    for style in (replace(sea, folding=Folding(0.1, 0.1, 1.0, 0.9)), replace(sea, folding=Folding(0.1, 0.2, 1.0, 0.9))):
+        originality.check(style, world, works)
+        shown = paint.paint(home, Order(probe, {"sea": 1.0}, precision="fp32", runtime="onnxruntime"))
+        assert np.array_equal(seen[-1], shown.picture)
+        assert shown.graph == ("folded" if style.is_folded else "exact")
 
 
 def assignment(world: VerifiedRelease) -> Assignment:

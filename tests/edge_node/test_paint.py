@@ -14,10 +14,12 @@ from edge_node import paint, releases, styles
 from edge_node.config import Home
 from edge_node.errors import BadPictureError, UnknownStyleError
 from edge_node.paint import Order
+from edge_node.styles import Style
 from export import release, thumbnail, weights
 from export.errors import IntegrityError, NotConfiguredError, ResourceError, UsageError
 from export.files import digest_of
-from export.runtime import Precision, Runtime, installed, open_engine
+from export.quantize import QuantizeError
+from export.runtime import Precision, Runtime, RuntimeFailedError, installed, open_engine
 from export.signing import VerifiedRelease
 from models import codecs, samplers
 from models.contract import Signature, Work
@@ -138,6 +140,61 @@ def test_who_insists_on_int8_gets_it_of_a_style_that_does_not_fold_too(ill_folde
     painted = paint.paint(ill_folded, Order(pictures.shapes((64, 64)), SEA, precision="int8", runtime="onnxruntime"))
 
     assert (painted.graph, painted.precision) == ("folded", "int8")
+
+
+def test_who_insists_on_int8_of_a_style_that_has_none_is_told_why(tmp_path: Path, world: VerifiedRelease) -> None:
+    made = simulators.make_node(tmp_path / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(styles, "observe", not_quantisable)
+        styles.compile_style(made, "sea", simulators.style_code(world), world, simulators.LINEAGE)
+
+    with pytest.raises(UsageError, match="cannot be quantised"):
+        paint.paint(made, Order(pictures.shapes((64, 64)), SEA, precision="int8"))
+
+    assert paint.paint(made, Order(pictures.shapes((64, 64)), SEA)).precision == "fp32"
+
+
+def not_quantisable(*_arguments: object) -> None:
+    raise QuantizeError("the graph holds a Sin that is not quantised")
+
+
+def test_a_style_that_is_written_anew_between_two_looks_is_painted_as_it_is_then(
+    tmp_path: Path, world: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = simulators.make_node(tmp_path / "home")
+    old, new = (simulators.style_code(world, seed=seed) for seed in (0, 1))
+    styles.compile_style(made, "sea", old, world, simulators.LINEAGE)
+    find, order = styles.find, Order(pictures.shapes((64, 64)), SEA)
+
+    def found_and_then_replaced(home: Home, name: str) -> Style:
+        style = find(home, name)
+        monkeypatch.setattr(styles, "find", find)
+        styles.compile_style(home, name, new, world, simulators.LINEAGE)
+        return style
+
+    monkeypatch.setattr(styles, "find", found_and_then_replaced)
+    picture = paint.paint(made, order).picture
+
+    assert np.array_equal(picture, paint.paint(made, order).picture)
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
+def test_a_runtime_that_does_not_work_is_not_taken_and_told_of_only_where_it_is_asked_for(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise RuntimeFailedError("OpenVINO cannot be loaded (no libtbb)")
+
+    monkeypatch.setattr("export.runtime._openvino", broken)
+    (home.root / "runtimes.json").unlink(missing_ok=True)
+    order = Order(pictures.shapes((64, 64)), SEA)
+
+    assert paint.paint(home, order).runtime == "onnxruntime"
+    (home.root / "runtimes.json").unlink()
+    with pytest.raises(NotConfiguredError, match="no libtbb") as caught:
+        paint.paint(home, replace(order, runtime="openvino"))
+    assert "--runtime" in caught.value.advice
 
 
 @pytest.mark.usefixtures("world")

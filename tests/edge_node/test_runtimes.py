@@ -10,7 +10,7 @@ import pytest
 
 from edge_node import runtimes
 from edge_node.config import Home
-from export.errors import NotConfiguredError, UsageError
+from export.errors import NotConfiguredError, ResourceError, UsageError
 from export.runtime import Engine, Runtime, open_engine
 from models.samplers import Feed
 from tests.tiny import STYLE
@@ -121,6 +121,17 @@ def test_a_runtime_that_was_installed_since_is_measured(home: Home, clock: Clock
     assert fastest(home, Bench(clock, {"onnxruntime": 0.02})) == "onnxruntime"
 
     assert fastest(home, Bench(clock, {"onnxruntime": 0.02, "openvino": 0.01})) == "openvino"
+
+
+def test_what_cannot_be_remembered_is_measured_again(home: Home, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object) -> None:
+        raise ResourceError("the disk is full", advice="Make room.")
+
+    monkeypatch.setattr(runtimes, "write_json", full)
+    bench = Bench(clock, {"onnxruntime": 0.02, "openvino": 0.01})
+
+    assert [fastest(home, bench), fastest(home, bench)] == ["openvino", "openvino"]
+    assert len(bench.opened) == 4
 
 
 def test_a_runtime_alone_is_not_measured(home: Home, clock: Clock) -> None:

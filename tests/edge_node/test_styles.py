@@ -14,9 +14,10 @@ from edge_node.styles import Style
 from export import release, weights
 from export.errors import IntegrityError, ResourceError, UsageError
 from export.files import digest_of
+from export.fold import FoldError
 from export.parity import INT8_PSNR_DB, Folding, Parity
 from export.quantize import QuantizeError
-from export.runtime import inputs_of, open_engine
+from export.runtime import RuntimeFailedError, inputs_of, installed, open_engine
 from export.signing import VerifiedRelease
 from models.samplers import paint
 from tests import pictures, simulators
@@ -213,6 +214,72 @@ def test_a_graph_that_cannot_be_quantised_stays_fp32_and_says_so(
     assert set(sea.files) == {"sea.style", "fp32.onnx"}
     assert (sea.parity, sea.best_precision) == (None, "fp32")
     assert replace(sea, folding=None).compromise == "Its graph cannot be quantised: it is painted in fp32."
+    assert styles.find(home, "sea") == sea
+
+
+def test_a_graph_that_cannot_be_folded_stays_exact_and_says_so(
+    home: Home, packaged: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(*_arguments: object) -> None:
+        raise FoldError("a norm does not follow a convolution")
+
+    monkeypatch.setattr(styles, "fold", odd)
+    sea = styles.compile_style(home, "sea", simulators.style_code(packaged), packaged, simulators.LINEAGE)
+
+    assert set(sea.files) == {"sea.style"}
+    assert (sea.is_folded, sea.best_precision) == (False, "fp32")
+    assert sea.compromise.startswith("Its norms cannot be frozen")
+    assert styles.find(home, "sea") == sea
+
+
+def broken(*_arguments: object) -> None:
+    raise RuntimeFailedError("OpenVINO cannot be loaded (no libtbb)")
+
+
+@pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
+def test_a_runtime_that_does_not_work_keeps_no_style_from_being_compiled(
+    home: Home, sea: Style, packaged: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.runtime._openvino", broken)
+
+    without = styles.compile_style(home, "sky", simulators.style_code(packaged), packaged, simulators.LINEAGE)
+
+    assert without.measured == ("onnxruntime",)
+    assert without.parity is not None
+    assert sea.measured == installed()  # the control: where it works it is measured
+
+
+@pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
+def test_the_form_of_a_runtime_that_came_later_is_measured_and_the_worst_counts(
+    home: Home, packaged: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(styles, "installed", lambda: ("onnxruntime",))
+        sea = styles.compile_style(home, "sea", simulators.style_code(packaged), packaged, simulators.LINEAGE)
+    far = Parity(12.0, 0.5)
+    monkeypatch.setattr(styles, "compare", lambda *_: far)
+
+    known = styles.measure_missing(home, sea, packaged)
+
+    assert (sea.measured, known.measured) == (("onnxruntime",), ("onnxruntime", "openvino"))
+    assert known.parity == far
+    assert styles.find(home, "sea") == known
+    assert styles.measure_missing(home, known, packaged) is known
+
+
+@pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
+def test_what_cannot_be_remembered_of_a_runtime_is_measured_all_the_same(
+    home: Home, packaged: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_options: object) -> None:
+        raise ResourceError("the disk is full", advice="Make room.")
+
+    with monkeypatch.context() as before:
+        before.setattr(styles, "installed", lambda: ("onnxruntime",))
+        sea = styles.compile_style(home, "sea", simulators.style_code(packaged), packaged, simulators.LINEAGE)
+    monkeypatch.setattr(styles, "write_atomic", full)
+
+    assert styles.measure_missing(home, sea, packaged).measured == ("onnxruntime", "openvino")
     assert styles.find(home, "sea") == sea
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -273,6 +274,50 @@ def test_a_style_learned_anew_during_a_round_is_not_overwritten_by_it(home: Home
     training._save_code(pupil)
 
     np.testing.assert_array_equal(training._prepared().code(), learned.code())
+
+
+def test_a_style_learned_during_the_very_first_round_is_not_overwritten_by_it(
+    home: Home, works: Path, world: VerifiedRelease
+) -> None:
+    del world
+    training = RoundTraining(home)
+    pupil = training._prepared()
+
+    learned = train.learn(home, "ada", works, nothing)
+    training._save_code(pupil)
+
+    assert train._saved_code(home, releases.current(home)) is None
+    np.testing.assert_array_equal(training._prepared().code(), learned.code())
+
+
+def test_two_artists_draw_different_lessons_and_one_artist_the_same(home: Home, world: VerifiedRelease, tmp_path: Path) -> None:
+    """What all nodes of a round have in common in their draws does not average out."""
+    del world
+    other = simulators.trusting(simulators.make_node(tmp_path / "other", artist="Grace"))
+    library.add(other, tmp_path / "works")
+    photos = [RoundTraining(place)._prepared().lessons.batch(0).photo for place in (home, home, other)]
+
+    assert torch.equal(photos[0], photos[1])
+    assert not torch.equal(photos[0], photos[2])
+
+
+def test_a_style_learned_anew_while_it_is_being_renewed_is_not_overwritten(
+    home: Home, works: Path, world: VerifiedRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.learn(home, "sea", works, nothing)
+    source = install_moved_body(home, world, tmp_path / "moved")
+    learned = []
+    score_of = train._score_of
+
+    def slow_score(*arguments: Any) -> Score:
+        learned.append(train.learn(home, "sea", works, nothing))
+        return replace(score_of(*arguments), style=9.0)
+
+    monkeypatch.setattr(train, "_score_of", slow_score)
+
+    assert train.renew(home, "sea", source) is None
+    assert styles.find(home, "sea") == learned[0]
+    assert learned[0].body == source.manifest.body
 
 
 def test_a_withdrawn_work_stops_counting_and_a_new_one_starts(home: Home, works: Path, world: VerifiedRelease) -> None:
