@@ -73,6 +73,9 @@ _SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixe
 _CONTENT_WEIGHT: Final = 1.0
 _STYLE_WEIGHT: Final = 32.0
 _COLOUR_WEIGHT: Final = 220.0
+# Hues count more than lights and darks. Counting the same, strokes took the commonest hue of the palette wherever there was much
+# to paint: a blue sky turned beige, a red coat ochre.
+_HUE_WEIGHT: Final = 6.0
 _COLOUR_PATCH: Final = 16  # pixels a side: broad masses of colour follow the photo's, strokes inside them are free
 _COLOUR_FLOOR: Final = 1e-3  # variance added to a photo's colours, so that a grey one is not blown up
 _SUITINGS: Final = 4  # the last only looks whether the one before was for the better
@@ -582,8 +585,10 @@ def _spread_distance(seen: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _colour_distance(picture: Tensor, recoloured: Tensor) -> Tensor:
-    """Mean squared difference of the broad masses of colour: (B,)."""
-    distance: Tensor = F.avg_pool2d(picture - recoloured, _COLOUR_PATCH).square().mean(dim=(1, 2, 3))
+    """Mean squared difference of the broad masses of colour, hues counting more than lights and darks: (B,)."""
+    masses = F.avg_pool2d(picture - recoloured, _COLOUR_PATCH)
+    grey = masses.mean(dim=1, keepdim=True)
+    distance: Tensor = (grey.square() + _HUE_WEIGHT * (masses - grey).square()).mean(dim=(1, 2, 3))
     return distance
 
 

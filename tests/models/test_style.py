@@ -302,14 +302,21 @@ def test_the_recoloured_photos_have_the_works_palette_on_the_whole() -> None:
 
 def test_broad_masses_of_another_colour_cost_and_strokes_cost_nothing() -> None:
     flat = torch.full((1, 3, 64, 64), 0.5)
-    mass, strokes = flat.clone(), flat.clone()
-    mass[:, 0] += 0.1
+    lighter, strokes = flat + 0.1, flat.clone()
     strokes[..., ::2] += 0.1
     strokes[..., 1::2] -= 0.1
 
     assert style._colour_distance(flat, flat).item() == 0
-    assert abs(style._colour_distance(mass, flat).item() - 0.01 / 3) < 1e-6
+    assert abs(style._colour_distance(lighter, flat).item() - 0.01) < 1e-6
     assert style._colour_distance(strokes, flat).item() < 1e-9
+
+
+def test_a_mass_of_another_hue_costs_more_than_one_that_is_as_much_lighter() -> None:
+    flat = torch.full((1, 3, 64, 64), 0.5)
+    hue = torch.tensor([0.1, -0.1, 0.0])[:, None, None]
+
+    assert abs(style._colour_distance(flat + hue, flat).item() - style._HUE_WEIGHT * 0.02 / 3) < 1e-6
+    assert style._HUE_WEIGHT > 2
 
 
 # --- The distance -------------------------------------------------------------------------------------------------------
