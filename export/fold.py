@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.runtime import open_engine
+from export.trim import trim_inplace
 from models.contract import Signature, Work
 from models.samplers import Code
 
@@ -140,6 +141,7 @@ def fold(exact: bytes, signature: Signature, code: Code, statistics: Mapping[str
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
     _drop_unused_inplace(graph, keep_inputs={signature.content.name})
+    trim_inplace(model, signature)
     onnx.checker.check_model(model, full_check=True)
     folded: bytes = model.SerializeToString(deterministic=True)
     return folded

@@ -77,6 +77,11 @@ def _nodes(content: str, output: str) -> tuple[list[onnx.NodeProto], list[onnx.N
     return before, after
 
 
+def starts_of(graph: onnx.GraphProto) -> TensorProto | None:
+    """By how many pixels, down and right, what a framed graph's network makes begins before the picture: int64 (2,)."""
+    return next((tensor for tensor in graph.initializer if tensor.name == "frame__starts"), None)
+
+
 def nodes_of(graph: onnx.GraphProto, signature: Signature) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
     """The nodes of a framed graph's frame: those before the network and those after it."""
     ends = (inside(signature.content.name), signature.output.name)

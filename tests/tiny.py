@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from models.contract import Frame, Lessons, Medium, Modality, Work
-from models.modalities.style import OVERHANG, StyleModality
+from models.modalities.style import StyleModality
 from tests import pictures
 
 STYLE: Final = StyleModality("style-tiny", channels=8, crop=64, batch=1)
@@ -40,8 +40,8 @@ class Glass(nn.Module):
 
 
 def framed(photo: Work, edge: Frame = STYLE.frame) -> Work:
-    """(1, H', W', 3): a photo (H, W, 3) with the frame its graph puts on, less what the stem's window reaches beyond."""
-    border = edge.margin - OVERHANG
+    """(1, H', W', 3): what a network paints whose graph is given a photo (H, W, 3), frame and all."""
+    border = edge.margin - edge.used
     rows, columns = ((border, border + -side % edge.multiple) for side in photo.shape[:2])
     return np.pad(photo, (rows, columns, (0, 0)), mode="edge")[None]
 

@@ -48,13 +48,10 @@ _EMPHASIS: Final = 0.6  # of the draws are of the emphasised code; the rest is s
 # a share as small as this taught relief along edges and no stroke.
 _LIVE_SHARE: Final = 0.15
 
-OVERHANG: Final = 2
-"""Pixels by which the stem's window reaches beyond the four it is about."""
+_OVERHANG: Final = 2  # pixels by which the stem's window reaches beyond the four it is about
 # Edge padding around what is painted, cut off afterwards. With 16 pixels a bare wall has a frame of up to 37 grey levels, with
 # 24 of up to 14, with 32 none above 4 (`tests/meta/test_base_pictures.py` asks for 8).
 _MARGIN: Final = 32
-TRIM: Final = 5
-"""Pixels of the trunk, a quarter of the picture's, that what ships leaves out on the way up, which does not reach that far."""
 # What the zero padding inside does to a picture reaches as far inwards while training, too. The style loss does not see that
 # rim, or it would teach the network to park the palette's rarer colours there; the loss of colour sees its inner part, so that
 # it is painted like the rest.
@@ -73,8 +70,8 @@ _SHIFT: Final = 4  # the loss sees the picture shifted by 0.._SHIFT-1 px: a fixe
 _CONTENT_WEIGHT: Final = 1.0
 _STYLE_WEIGHT: Final = 32.0
 _COLOUR_WEIGHT: Final = 220.0
-# Hues count more than lights and darks. Counting the same, strokes took the commonest hue of the palette wherever there was much
-# to paint: a blue sky turned beige, a red coat ochre.
+# Hues count more than lights and darks. Counting the same, strokes took the commonest hue of the palette wherever there was
+# much to paint: a blue sky turned beige, a red coat ochre.
 _HUE_WEIGHT: Final = 6.0
 _COLOUR_PATCH: Final = 16  # pixels a side: broad masses of colour follow the photo's, strokes inside them are free
 _COLOUR_FLOOR: Final = 1e-3  # variance added to a photo's colours, so that a grey one is not blown up
@@ -124,7 +121,7 @@ class StyleNet(nn.Module):
         self.register_buffer("norm_var", torch.ones(codes, total))
 
     def forward(
-        self, photo: Tensor, code: Tensor, statistics: tuple[Tensor, Tensor] | None = None, trim: int = 0
+        self, photo: Tensor, code: Tensor, statistics: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Paint.
 
@@ -132,25 +129,22 @@ class StyleNet(nn.Module):
             photo: (B, 3, H, W) float32 in [0, 1]; H and W multiples of 4.
             code: (B, 2 * S + 12) float32.
             statistics: mean and variance, each (B, S), to norm with; the picture's own if absent.
-            trim: pixels of the trunk to leave out on every side on the way up, for a picture smaller by eight times as many.
 
         Returns:
             The picture (B, 3, H, W), a little beyond [0, 1] here and there, and the statistics each norm was given.
         """
         norms, mix = code[:, :-_UNDERPAINTING], code[:, -_UNDERPAINTING:]
         norm = _Norms(self.widths, norms, statistics)
-        return self.body(F.pad(photo, (OVERHANG,) * 4, mode="replicate"), norm, mix, trim), norm.seen()
+        return self.body(F.pad(photo, (_OVERHANG,) * 4, mode="replicate"), norm, mix), norm.seen()
 
-    def body(self, photo: Tensor, norm: Norm, mix: Tensor, trim: int = 0) -> Tensor:
+    def body(self, photo: Tensor, norm: Norm, mix: Tensor) -> Tensor:
         """The convolutions, with ``norm`` after each but the last, over an underpainting of ``mix`` (B, 12).
 
-        The photo has two pixels more on every side than the picture will have, and four more for each pixel by which the
-        trunk is trimmed on every side.
+        The photo has two pixels more on every side than the picture will have.
         """
         x = F.relu(norm(self._sketch(photo, mix), passes=True))
         for block in self.blocks:
             x = block(x, norm)
-        x = F.pad(x, (-trim,) * 4) if trim else x
         x = F.relu(norm(F.pixel_shuffle(self.to_half(x), 2), passes=True))
         x = self.detail(x, norm)
         return F.pixel_shuffle(self.to_full(x), 2)
@@ -650,7 +644,7 @@ class ExactGraph(nn.Module):
         """(1, H, W, 3) uint8 and (1, 2 * S + 12) float32 → (1, H, W, 3) uint8."""
         x = photo.permute(0, 3, 1, 2).float() / 255.0
         norms, mix = code[:, :-_UNDERPAINTING], code[:, -_UNDERPAINTING:]
-        picture = self.net.body(x, _OnnxNorms(self.net.widths, norms), mix, TRIM)
+        picture = self.net.body(x, _OnnxNorms(self.net.widths, norms), mix)
         return torch.round(picture.clamp(0, 1) * 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
 
@@ -715,7 +709,7 @@ class StyleModality:
     @property
     def frame(self) -> Frame:
         """See ``Modality.frame``."""
-        return Frame(multiple=4, margin=_MARGIN + OVERHANG, used=OVERHANG + 4 * TRIM)
+        return Frame(multiple=4, margin=_MARGIN + _OVERHANG, used=_OVERHANG)
 
     def build(self, seed: int, codes: int = 1) -> StyleNet:
         """See ``Modality.build``: He initialisation; the PixelShuffle layers start without a grid."""

@@ -27,7 +27,7 @@ from export.signing import Ed25519Signatures, Trust, VerifiedRelease
 from export.to_onnx import exact_onnx
 from models import codecs, state, training
 from models.contract import Work
-from models.modalities.style import OVERHANG, StyleModality, StyleNet
+from models.modalities.style import StyleModality, StyleNet
 from tests import pictures, releases, simulators, tiny
 
 SCRIPTS: Final = Path(__file__).parents[2] / "scripts"
@@ -35,7 +35,7 @@ MODALITY: Final = StyleModality("style-kiosk", 32)
 SIDE: Final = 96
 WAVE: Final = "great-wave.jpg"
 CODE: Final = "wave"
-_MARGIN: Final = MODALITY.frame.margin - OVERHANG
+_MARGIN: Final = MODALITY.frame.margin - MODALITY.frame.used
 _STEPS: Final = 400
 _RATE: Final = 4e-3
 

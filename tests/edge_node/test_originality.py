@@ -20,7 +20,7 @@ from export.errors import IntegrityError, RefusedError, ResourceError
 from export.parity import Folding
 from export.signing import VerifiedRelease
 from models.contract import Work
-from models.originality import Likeness, Originality
+from models.originality import Likeness, Originality, examine
 from models.update import Assignment
 from tests import simulators
 from tests.command_line import CommandLine
@@ -99,7 +99,6 @@ def test_the_pictures_compared_are_those_of_the_graph_that_paints(
         seen.append(pictures[0])
         return examine(pictures, *others)
 
-    examine = originality.examine
     monkeypatch.setattr(originality, "examine", noted)
     probe = next(iter(release.pictures_of(world, release.PROBE).values()))
     for style in (replace(sea, folding=Folding(0.1, 0.1, 1.0, 0.9)), replace(sea, folding=Folding(0.1, 0.2, 1.0, 0.9))):

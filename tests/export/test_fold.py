@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 from export.fold import FoldError, NormStatistics, calibrate, fold
 from export.runtime import inputs_of, open_engine
 from models.contract import Signature, TensorSpec, Work
-from models.modalities.style import TRIM
 from models.samplers import mix, paint
 from tests import pictures
 from tests.export.conftest import Exported
@@ -99,7 +98,7 @@ def test_frozen_factors_and_offsets_are_the_mean_of_those_the_network_itself_use
     for photo in exported.photos:
         content = torch.tensor(framed(photo)).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
-            _, (mean, variance) = exported.net(content, torch.tensor(exported.codes[0])[None], trim=TRIM)
+            _, (mean, variance) = exported.net(content, torch.tensor(exported.codes[0])[None])
         factors.append(((variance[0] + 1e-5) ** -0.5).numpy())
         offsets.append(-mean[0].numpy() * factors[-1])
 

@@ -21,7 +21,6 @@ from export.parity import (
 from export.runtime import open_engine
 from models.contract import Work
 from models.measures import psnr, ssim
-from models.modalities.style import TRIM
 from models.samplers import Code
 from tests import pictures
 from tests.export.conftest import Exported
@@ -32,7 +31,7 @@ def painted_by_torch(exported: Exported, photo: Work, code: Code) -> Work:
     """(1, H, W, 3) uint8, by the network itself and not by its graph."""
     content = torch.tensor(framed(photo)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        picture, _ = exported.net(content, torch.tensor(code)[None], trim=TRIM)
+        picture, _ = exported.net(content, torch.tensor(code)[None])
     rounded: Work = (picture.clamp(0, 1) * 255).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
     border = STYLE.frame.margin - STYLE.frame.used
     return rounded[:, border : border + photo.shape[0], border : border + photo.shape[1]]

@@ -202,7 +202,7 @@ def test_a_score_is_finite_and_training_brings_the_style_nearer(modality: Modali
     net = modality.build(0, codes=2)
     before = modality.score(net, lessons.exam())
 
-    fit(net, modality, lessons, Plan(steps=5 * STEPS))  # the first from random weights go astray now and then
+    fit(net, modality, lessons, Plan(steps=10 * STEPS))  # the first from random weights go astray now and then
 
     after = modality.score(net, lessons.exam())
     assert isinstance(after, Score)

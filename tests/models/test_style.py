@@ -360,25 +360,6 @@ def test_near_the_works_the_distance_of_spreads_is_the_squared_relative_differen
     assert style._spread_distance(seen, wanted).item() == pytest.approx(relative, rel=1e-3)
 
 
-@pytest.mark.parametrize(("trim", "same"), [(style.TRIM, True), (style.TRIM + 1, False)])
-def test_what_is_left_out_on_the_way_up_shows_nowhere_in_the_picture(trim: int, *, same: bool) -> None:
-    """With frozen statistics, bit by bit nearly; one pixel of the trunk more does show."""
-    net = STYLE.build(0)
-    shaken(net)
-    around = 2 * (STYLE.frame.margin - style.OVERHANG)
-    photo = torch.rand((1, 3, 32 + around, 40 + around), generator=torch.Generator().manual_seed(0))
-    statistics = (torch.zeros(1, net.norm_mean.shape[1]), torch.ones(1, net.norm_mean.shape[1]))
-
-    with torch.no_grad():
-        whole, trimmed = (net(photo, net.codes, statistics, trim=pixels)[0] for pixels in (0, trim))
-
-    border = (trimmed.shape[3] - 40) // 2
-    middle = trimmed[..., border : border + 32, border : border + 40]
-    wanted = whole[..., border + 4 * trim :, border + 4 * trim :][..., :32, :40]
-    assert wanted.std() > 0.1
-    assert torch.allclose(middle, wanted, rtol=1e-4, atol=1e-4) == same
-
-
 def test_a_frozen_step_costs_what_freezing_changes_and_teaches_both_ways_of_painting() -> None:
     lessons = style.StyleLessons(
         Glass("glass"), [[pictures.shapes((200, 200))]], [pictures.shapes((200, 200), seed=1)], 1,
