@@ -123,10 +123,9 @@ class Painter:
                 advice="Run sfumato up until both are renewed, or learn the older one again.",
             )
         alone = next(iter(own.values())) if len(order.weights) == len(own) == 1 and order.strength >= 1 else None
-        if alone is not None and (alone.is_folded or (order.precision == "int8" and alone.parity is not None)):
-            if order.precision == "int8" and alone.parity is None:
-                raise UsageError(alone.compromise, advice="Leave --precision away.")
-            return self._folded(self._known(alone, source), signature, order)
+        if alone is not None and (alone.parity is not None if order.precision == "int8" else alone.is_folded):
+            known = alone if order.precision == "fp32" else self._known(alone, source)
+            return self._folded(known, signature, order)
         if order.precision == "int8" or order.runtime == "openvino":
             raise UsageError(
                 alone.compromise if alone else "mixes, public styles and strengths below 1 are painted by ONNX Runtime in fp32",

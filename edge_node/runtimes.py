@@ -33,7 +33,6 @@ _SIDE: Final = 512  # pixels of the photo that is painted to find out
 _WARM_UP: Final = 2
 _REPETITIONS: Final = 7
 _RECORD_MAX_BYTES: Final = 64 * 2**10
-_NEVER_MS: Final = 1e9  # stands for a runtime that does not work here; JSON has no infinity
 
 
 def runtime_choice(text: str) -> RuntimeChoice:
@@ -74,9 +73,10 @@ def fastest(home: Home, kind: str, signature: Signature, engines: Mapping[Runtim
     known = dict(remembered["milliseconds"]) if remembered.get("machine") == machine else {}
     if set(known.get(kind, {})) != set(engines):
         known = {**known, kind: _milliseconds(signature, engines)}
-        with contextlib.suppress(ResourceError):  # then it is measured again next time
-            write_json(_file(home), {"machine": machine, "milliseconds": known})
-    return min(engines, key=lambda runtime: float(known[kind][runtime]))
+        if set(known[kind]) == set(engines):  # one that does not work may be mended by next time
+            with contextlib.suppress(ResourceError):  # then it is measured again next time
+                write_json(_file(home), {"machine": machine, "milliseconds": known})
+    return min(known[kind], key=lambda runtime: float(known[kind][runtime]))
 
 
 def _milliseconds(signature: Signature, engines: Mapping[Runtime, Callable[[], Engine]]) -> dict[str, float]:
@@ -89,8 +89,7 @@ def _milliseconds(signature: Signature, engines: Mapping[Runtime, Callable[[], E
             started = time.perf_counter()
             paint(engine.run, signature, photo, None)
             seconds[runtime].append(time.perf_counter() - started)
-    found = {runtime: round(1000 * median(times[_WARM_UP:]), 3) for runtime, times in seconds.items()}
-    return {runtime: found.get(runtime, _NEVER_MS) for runtime in engines}
+    return {runtime: round(1000 * median(times[_WARM_UP:]), 3) for runtime, times in seconds.items()}
 
 
 def _working(open_engine: Callable[[], Engine], signature: Signature, photo: Work) -> Engine | None:

@@ -1,5 +1,7 @@
 """How each row of the federation bench trains: production's own loop, lessons, clipping and mean, in one process.
 
+One thing nodes do is left out: lessons in the public styles, which keep a base from being forgotten.
+
 What sets the rows apart is only which tensors artists have in common. All rows of a seed start from the same weights and
 take the same number of steps an artist, in rounds of the same length with the same rates; after a round the common tensors
 move by the mean of the updates, the body's clipped as a node clips it:
