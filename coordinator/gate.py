@@ -144,7 +144,7 @@ class Gate:
             parity = compare(frozen, self._painted(int8))
         except QuantizeError:
             parity = Parity(0.0, 0.0)
-        return max(grids), folding(live, frozen, None), parity
+        return max(grids), folding(live, frozen), parity
 
     def _painted(self, graph: bytes) -> list[Work]:
         """Some probe photos, by a graph that needs no code."""

@@ -409,6 +409,7 @@ def _style(style: Style) -> dict[str, object]:
         "int8_parity": asdict(style.parity) if style.parity else None,
         "folding": asdict(style.folding) if style.folding else None,
         "graph": "folded" if style.is_folded else "exact",
+        "first_norm_live": style.first_live,
         "precision": style.best_precision,
         "originality": _originality(style),
         "damaged": False,

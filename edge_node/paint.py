@@ -2,8 +2,8 @@
 
 Which graph runs: one style at full strength uses its folded graph (int8 where that was found near enough, else fp32);
 mixes, lower strengths, the public styles a release brings along and a style that did not fold well use the body's exact
-graph, in which styles are a matter of arithmetic on codes. Photos above two megapixels are painted in tiles, by the exact
-graph with the norm statistics of a thumbnail.
+graph, in which styles are a matter of arithmetic on codes. Photos above two megapixels are painted in tiles, by a folded
+graph with all norms frozen or by the exact one with the norm statistics of a thumbnail.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Painter:
                 advice="Run sfumato up until both are renewed, or learn the older one again.",
             )
         alone = next(iter(own.values())) if len(order.weights) == len(own) == 1 and order.strength >= 1 else None
-        if alone is not None and (alone.parity is not None if order.precision == "int8" else alone.is_folded):
+        if alone is not None and _paints_folded(alone, order):
             known = alone if order.precision == "fp32" else self._known(alone, source)
             return self._folded(known, signature, order)
         if order.precision == "int8" or order.runtime == "openvino":
@@ -202,6 +202,13 @@ class Painter:
         self._kept.move_to_end(key)
         kept: T = self._kept[key]
         return kept
+
+
+def _paints_folded(style: Style, order: Order) -> bool:
+    """Whether a style's folded graph is to paint an order, and can: one with a live norm paints no tiles."""
+    if style.first_live and _is_large(order.photo):
+        return False
+    return style.parity is not None if order.precision == "int8" else style.is_folded
 
 
 def _is_large(photo: Work) -> bool:

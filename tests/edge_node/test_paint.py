@@ -18,6 +18,7 @@ from edge_node.styles import Style
 from export import release, thumbnail, weights
 from export.errors import IntegrityError, NotConfiguredError, ResourceError, UsageError
 from export.files import digest_of
+from export.parity import Parity
 from export.quantize import QuantizeError
 from export.runtime import Precision, Runtime, RuntimeFailedError, installed, open_engine
 from export.signing import VerifiedRelease
@@ -116,7 +117,7 @@ def test_auto_takes_int8_only_where_it_was_found_near_enough(home: Home) -> None
 def ill_folded(tmp_path: Path, world: VerifiedRelease) -> Home:
     """A machine with one style whose folded pictures lie further from the works than they may."""
     made = simulators.make_node(tmp_path / "ill")
-    exact_first = iter((0.100, 0.106))
+    exact_first = iter((0.100, 0.106, 0.106))
     code = simulators.style_code(world)
     styles.compile_style(made, "sea", code, world, simulators.LINEAGE, distance=lambda _works: next(exact_first))
     return made
@@ -220,6 +221,37 @@ def test_a_photo_above_two_megapixels_is_painted_in_tiles(home: Home, strength: 
         assert np.abs(tiled.picture.astype(np.int16) - whole.picture).max() <= 1
     else:
         assert psnr(tiled.picture, whole.picture) > 20
+
+
+@pytest.fixture
+def live(tmp_path: Path, world: VerifiedRelease) -> Home:
+    """A machine with one style whose pictures are near enough to the works only while its first norm is live."""
+    made = simulators.make_node(tmp_path / "live")
+    exact_frozen_live = iter((0.100, 0.106, 0.100))
+    code = simulators.style_code(world)
+    styles.compile_style(made, "sea", code, world, simulators.LINEAGE, distance=lambda _works: next(exact_frozen_live))
+    return made
+
+
+def test_a_style_with_a_live_norm_paints_large_photos_by_the_exact_graph(
+    live: Home, world: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its norm in a tile would be the tile's own, and the control shows what that would look like."""
+    photo = np.concatenate([pictures.shapes((600, 350), seed=3) // 3, pictures.noise((600, 350))], axis=1)
+    monkeypatch.setattr(Parity, "is_near", lambda _: True)
+    sea, fp32 = styles.find(live, "sea"), paint.paint(live, Order(photo, SEA, precision="fp32"))
+    whole = paint.paint(live, Order(photo, SEA))
+    by_tile = samplers.paint_in_tiles(open_engine(sea.graph("fp32"), "sea").run, world.manifest.signature, photo, tile=320)
+
+    monkeypatch.setattr(paint, "LARGEST_WHOLE", 600 * 700 - 1)
+    large = paint.paint(live, Order(photo, SEA))
+
+    assert sea.first_live
+    assert (whole.graph, whole.precision, fp32.graph) == ("folded", "int8", "folded")
+    assert (large.graph, large.precision) == ("exact", "fp32")
+    assert np.abs(by_tile.astype(np.int16) - fp32.picture).max() > 8  # with all norms frozen: 1
+    with pytest.raises(UsageError, match="photos above two megapixels are painted by the exact graph"):
+        paint.paint(live, Order(photo, SEA, precision="int8"))
 
 
 # --- Painting again and again -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edge_node import styles
@@ -193,7 +194,7 @@ def test_the_int8_graph_is_near(sea: Style) -> None:
 
 
 def test_the_best_precision_is_int8_only_when_it_is_near(sea: Style) -> None:
-    folds = replace(sea, folding=Folding(0.1, 0.1, 1.0, 0.9))
+    folds = replace(sea, folding=Folding(0.1, 0.1, 1.0, 0.9), first_live=False)
     near, far = (replace(folds, parity=Parity(psnr_db, 0.99)) for psnr_db in (INT8_PSNR_DB, INT8_PSNR_DB - 0.1))
 
     assert (near.best_precision, near.compromise) == ("int8", "")
@@ -217,7 +218,7 @@ def test_a_graph_that_a_fast_form_cannot_be_made_of_stays_what_it_is_and_says_so
     graphs: set[str],
     sentence: str,
 ) -> None:
-    def odd(*_arguments: object) -> None:
+    def odd(*_arguments: object, **_options: object) -> None:
         raise error
 
     monkeypatch.setattr(styles, step, odd)
@@ -225,7 +226,7 @@ def test_a_graph_that_a_fast_form_cannot_be_made_of_stays_what_it_is_and_says_so
 
     assert set(sea.files) == {"sea.style", *graphs}
     assert (sea.parity, sea.best_precision) == (None, "fp32")
-    assert replace(sea, folding=None).compromise == sentence
+    assert replace(sea, folding=None, first_live=False).compromise == sentence
     assert replace(sea, folding=None).is_folded == bool(graphs)
     assert styles.find(home, "sea") == sea
 
@@ -292,10 +293,41 @@ def test_a_style_remembers_what_folding_changed(home: Home, packaged: VerifiedRe
     assert styles.find(home, "sea").folding == sea.folding
 
 
+NEAR, FAR = Folding(0.1, 0.1, 1.0, 0.9), Folding(0.1, 0.1, 4.8, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([NEAR], ""),
+        ([FAR, NEAR], "With all norms frozen its pictures would change too much: the first stays live"),
+        ([FAR, FAR], "With frozen norms its pictures would change too much (colour difference 4.8"),
+    ],
+)
+def test_a_style_keeps_its_first_norm_live_where_freezing_all_changes_too_much(
+    home: Home, packaged: VerifiedRelease, monkeypatch: pytest.MonkeyPatch, found: list[Folding], said: str
+) -> None:
+    judged = iter(found)
+    monkeypatch.setattr(styles, "folding", lambda *_: next(judged))
+    monkeypatch.setattr(Parity, "is_near", lambda _: True)
+
+    sea = styles.compile_style(home, "sea", simulators.style_code(packaged), packaged, simulators.LINEAGE)
+
+    assert next(judged, None) is None
+    live = len(found) > 1
+    assert sea.first_live == live
+    norms = [node.op_type for node in onnx.load_from_string(sea.graph("fp32")).graph.node].count("InstanceNormalization")
+    assert norms == int(live)
+    assert sea.compromise.startswith(said)
+    assert bool(sea.compromise) == bool(said)
+    assert sea.is_folded == (found[-1] == NEAR)
+    assert styles.find(home, "sea") == sea
+
+
 def test_a_style_compiled_before_folding_was_measured_still_paints_folded(sea: Style, home: Home) -> None:
     record = sea.folder / "style.json"
     plain = json.loads(record.read_text())
-    del plain["folding"]
+    del plain["folding"], plain["first_live"]
     record.write_text(json.dumps(plain))
 
     old = styles.find(home, "sea")

@@ -1,5 +1,6 @@
 """A folded graph is the exact graph with its statistics frozen: plain convolutions that need no code."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -72,6 +73,30 @@ def test_the_code_and_every_norm_are_gone(exported: Exported) -> None:
     assert sum(node.op_type == "Conv" for node in model.graph.node) == 15
     named = {name for node in model.graph.node for name in node.input}
     assert {tensor.name for tensor in model.graph.initializer} <= named
+
+
+def test_with_its_first_norm_live_a_graph_of_another_pictures_statistics_is_nearer_to_the_exact_one(exported: Exported) -> None:
+    photo, other = exported.photos[0], exported.photos[2]
+    code = exported.codes[0]
+    statistics = calibrate(exported.exact, exported.signature, code, [other])
+    exact = exact_picture(exported, photo, 0).astype(int)
+
+    graphs = (fold(exported.exact, exported.signature, code, statistics, first_live=first) for first in (False, True))
+    frozen, live = (np.abs(folded_picture(exported, graph, photo) - exact).mean() for graph in graphs)
+
+    assert 0 < live < 0.8 * frozen
+
+
+def test_with_its_first_norm_live_and_a_pictures_own_statistics_it_paints_as_the_exact_graph_does(exported: Exported) -> None:
+    photo, code = exported.photos[0], exported.codes[0]
+    statistics = calibrate(exported.exact, exported.signature, code, [photo])
+    folded = fold(exported.exact, exported.signature, code, statistics, first_live=True)
+
+    norms = Counter(node.op_type for node in onnx.load_from_string(folded).graph.node)["InstanceNormalization"]
+    difference = folded_picture(exported, folded, photo).astype(int) - exact_picture(exported, photo, 0)
+
+    assert norms == 1
+    assert np.abs(difference).max() <= 2
 
 
 def test_a_folded_graph_of_one_code_is_not_that_of_another(exported: Exported) -> None:

@@ -152,12 +152,12 @@ def test_folding_compares_pair_by_pair_and_asks_how_far_both_sets_are_from_the_w
     exact = [pictures.shapes((40, 40), seed=seed) for seed in range(2)]
     folded = [exact[0], np.clip(exact[1].astype(np.int16) + 9, 0, 255).astype(np.uint8)]
 
-    found = folding(exact, folded, distance=lambda works: float(np.mean([work.mean() for work in works])))
-    unmeasured = folding(exact, folded, distance=None)
+    found = folding(exact, folded, 0.25, 0.5)
+    unmeasured = folding(exact, folded)
 
     assert found.style_folded > found.style_exact > 0
     assert 0 < found.colour_difference < 5
     assert found.ssim == compare(exact, folded).ssim
     assert (unmeasured.style_exact, unmeasured.style_folded) == (0, 0)
     with pytest.raises(ValueError, match=r"shorter|argument"):
-        folding(exact, folded[:1], None)
+        folding(exact, folded[:1])

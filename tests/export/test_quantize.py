@@ -19,6 +19,7 @@ from export.fold import calibrate, fold
 from export.parity import compare
 from export.quantize import QuantizeError, Span, Target, int8_onnx, observe
 from export.runtime import OpenVinoEngine, inputs_of, installed, open_engine
+from models.contract import Work
 from models.samplers import paint
 from tests import pictures
 from tests.export.conftest import Exported
@@ -31,6 +32,13 @@ TARGETS: tuple[Target, ...] = ("onnxruntime", "openvino")
 def folded(exported: Exported) -> bytes:
     statistics = calibrate(exported.exact, exported.signature, exported.codes[0], exported.photos)
     return fold(exported.exact, exported.signature, exported.codes[0], statistics)
+
+
+@pytest.fixture(scope="module")
+def half_folded(exported: Exported) -> bytes:
+    """With its first norm live."""
+    statistics = calibrate(exported.exact, exported.signature, exported.codes[0], exported.photos)
+    return fold(exported.exact, exported.signature, exported.codes[0], statistics, first_live=True)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +147,89 @@ def test_what_was_not_seen_while_calibrating_is_what_makes_it_worse(exported: Ex
     assert compare(reference, quantised).psnr_db < 20
 
 
+def both_painted(exported: Exported, graph: bytes, target: Target, photos: Sequence[Work]) -> tuple[list[Work], list[Work]]:
+    int8 = int8_onnx(graph, exported.signature, observe(graph, exported.signature, exported.photos), target)
+    one, other = (
+        [paint(open_engine(model, "graph").run, exported.signature, photo, None) for photo in photos] for model in (graph, int8)
+    )
+    return one, other
+
+
+LARGER = (pictures.shapes((160, 200), seed=4), pictures.shapes((160, 200), seed=5) // 3)
+"""Of a size at which the windows a live norm looks at leave little out."""
+
+
+def test_a_live_norm_is_quantised_with_the_rest(exported: Exported, half_folded: bytes, target: Target) -> None:
+    parity = compare(*both_painted(exported, half_folded, target, LARGER))
+
+    assert parity.psnr_db > 20
+    assert parity.ssim > 0.8
+
+
+def test_a_live_norm_in_int8_shows_no_steps_on_a_wall(exported: Exported, half_folded: bytes, target: Target) -> None:
+    """A norm multiplies what little there is by a hundred; the control is the wall in the tones eight bits would leave."""
+    slope = 120 + np.arange(160)[:, None, None] / 32 + np.arange(160)[None, :, None] / 48
+    wall = np.broadcast_to(slope, (160, 160, 3)).round().astype(np.uint8)
+
+    one, other = both_painted(exported, half_folded, target, [wall])
+    stepped = paint(open_engine(half_folded, "graph").run, exported.signature, wall // 2 * 2, None)
+
+    assert compare(one, other).psnr_db > 20
+    assert compare(one, other).psnr_db > compare(one, [stepped]).psnr_db + 3
+
+
+@pytest.mark.parametrize("scale", [-1.0, 1e-12, 0.0])
+def test_a_live_norm_may_turn_a_channel_round_or_leave_nothing_of_it(
+    exported: Exported, half_folded: bytes, target: Target, scale: float
+) -> None:
+    model = onnx.load_from_string(half_folded)
+    norm = next(node for node in model.graph.node if node.op_type == "InstanceNormalization")
+    tensor = next(t for t in model.graph.initializer if t.name == norm.input[1])
+    scales = numpy_helper.to_array(tensor).copy()
+    scales[:2] *= scale
+    tensor.CopyFrom(numpy_helper.from_array(scales, tensor.name))
+
+    one, other = both_painted(exported, model.SerializeToString(), target, LARGER)
+
+    assert compare(one, other).psnr_db > 20
+
+
+def test_a_norm_that_mixes_what_it_norms_with_what_it_does_not_is_refused(exported: Exported, half_folded: bytes) -> None:
+    model = onnx.load_from_string(half_folded)
+    norm = next(node for node in model.graph.node if node.op_type == "InstanceNormalization")
+    tensor = next(t for t in model.graph.initializer if t.name == norm.input[2])
+    tensor.CopyFrom(numpy_helper.from_array(np.ones_like(numpy_helper.to_array(tensor)), tensor.name))
+
+    with pytest.raises(QuantizeError, match="mixes what it norms"):
+        observe(model.SerializeToString(), exported.signature, exported.photos)
+
+
+def test_a_norm_without_a_way_past_it_is_refused(exported: Exported, half_folded: bytes) -> None:
+    model = onnx.load_from_string(half_folded)
+    norm = next(node for node in model.graph.node if node.op_type == "InstanceNormalization")
+    for node in model.graph.node:
+        if node.op_type == "Mul" and norm.input[0] in node.input:
+            node.op_type = "Div"
+
+    with pytest.raises(QuantizeError, match="a norm that is not quantised"):
+        observe(model.SerializeToString(), exported.signature, exported.photos)
+
+
+def test_onnx_runtime_fuses_the_convolution_of_a_live_norm_too(exported: Exported, half_folded: bytes, tmp_path: Path) -> None:
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    options.log_severity_level = 3
+    spans = observe(half_folded, exported.signature, exported.photos)
+
+    ort.InferenceSession(
+        int8_onnx(half_folded, exported.signature, spans, "onnxruntime"), options, providers=["CPUExecutionProvider"]
+    )
+
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node)
+    assert operators["QLinearConv"] == 15
+    assert not {"Conv", "Relu", "QuantizeLinear", "DequantizeLinear", "InstanceNormalization"} & set(operators)
+
+
 @pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
 def test_openvino_computes_every_convolution_in_int8_and_writes_bytes(
     exported: Exported, folded: bytes, spans: dict[str, Span]
@@ -151,6 +242,17 @@ def test_openvino_computes_every_convolution_in_int8_and_writes_bytes(
     assert len(ours) == 15
     assert all("I8" in kernel and precision == "u8" for kernel, precision in ours)
     assert not all("I8" in kernel and precision == "u8" for kernel, precision in other)
+
+
+@pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
+def test_openvino_computes_the_convolution_of_a_live_norm_in_int8_too(exported: Exported, half_folded: bytes) -> None:
+    spans = observe(half_folded, exported.signature, exported.photos)
+
+    kernels = openvino_kernels(int8_onnx(half_folded, exported.signature, spans, "openvino"))
+
+    assert len(kernels) == 15
+    assert all("I8" in kernel for kernel, _ in kernels)
+    assert Counter(precision for _, precision in kernels) == {"u8": 14, "f32": 1}  # the stem's sums, before their norm
 
 
 def openvino_kernels(int8: bytes) -> list[tuple[str, str]]:
