@@ -470,15 +470,24 @@ def build_report(
                 },
                 "content_ssim": finished[name].score.content,
                 "int8_parity": dataclasses.asdict(finished[name].parity),
+                "folding": dataclasses.asdict(finished[name].folding),
+                "painted_by": painted_by(finished[name]),
             }
             for name, home in artists.items()
         },
     }
 
 
+def painted_by(style: Style) -> str:
+    """The graph whole pictures of a style are painted by where nothing is said."""
+    if not style.is_folded:
+        return "exact graph, fp32"
+    return f"{style.best_precision}, {'first norm live' if style.first_live else 'all norms frozen'}"
+
+
 def summary(report: dict[str, Any], sheet: Path, details: Path) -> None:
     """A short table, and where to look."""
-    table = Table("artist", "works", "style distance", "sent", "int8 against fp32", box=None)
+    table = Table("artist", "works", "style distance", "sent", "painted by", "int8 against fp32", box=None)
     for name, a in report["artists"].items():
         distance, parity = a["style_distance"], a["int8_parity"]
         table.add_row(
@@ -486,6 +495,7 @@ def summary(report: dict[str, Any], sheet: Path, details: Path) -> None:
             str(a["works"]),
             f"{distance['before']:.3f} → {distance['after']:.3f}",
             f"{a['bytes_sent'] / 2**20:.1f} MiB",
+            a["painted_by"],
             f"{parity['psnr_db']:.1f} dB, SSIM {parity['ssim']:.3f}",
         )
     screen.print(table)
