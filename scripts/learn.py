@@ -199,7 +199,7 @@ def as_markdown(found: Sequence[Learned], report: dict[str, Any]) -> str:
         "# Learning",
         "",
         f"By `scripts/bench learn --works DIR` on {report['cores']} cores, {report['threads']} threads, {report['made'][:10]}:",
-        "the whole of `sfumato learn`, body frozen, from the base that comes with the program, which saw none of these artists.",
+        "the whole of `sfumato learn`, body frozen, from the base that comes with the program.",
         "",
         "| " + " | ".join(heads) + " |",
         "| --- | --- |" + " ---: |" * 4 + " --- |" + " ---: |" * 6,
