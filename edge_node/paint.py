@@ -9,7 +9,7 @@ graph with all norms frozen or by the exact one with the norm statistics of a th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,10 +126,10 @@ class Painter:
         if alone is not None and _paints_folded(alone, order):
             known = alone if order.precision == "fp32" else self._known(alone, source)
             return self._folded(known, signature, order)
-        if order.precision == "int8" or order.runtime == "openvino":
+        if order.precision == "int8":
             raise UsageError(
-                alone.compromise if alone else "mixes, public styles and strengths below 1 are painted by ONNX Runtime in fp32",
-                advice="Leave --precision and --runtime away.",
+                alone.compromise if alone else "mixes, public styles and strengths below 1 are painted in fp32",
+                advice="Leave --precision away.",
             )
         codes = {name: self._code(own[name]) if name in own else public[name] for name in order.weights}
         return self._exact(source, samplers.mix(codes, order.weights), order)
@@ -163,14 +163,23 @@ class Painter:
 
     def _exact(self, source: VerifiedRelease, code: Code, order: Order) -> Painted:
         signature, threads = source.manifest.signature, self._home.config().threads
-        if _is_large(order.photo):
-            run = thumbnail_run(source.read(release.EXACT), signature, threads)
+
+        def opened(runtime: Runtime) -> Engine:
+            return open_engine(source.read(release.EXACT), "release's exact", threads, runtime)
+
+        if _is_large(order.photo):  # a graph of its own for this one picture: what opens fastest
+            runtime: Runtime = "onnxruntime" if order.runtime == "auto" else order.runtime
+            run = thumbnail_run(source.read(release.EXACT), signature, threads, runtime)
         else:
-            what = "release's exact"
-            run = self._keep(("exact", source.digest), lambda: open_engine(source.read(release.EXACT), what, threads)).run
+            kind = f"{source.manifest.modality} exact {threads} threads"
+            choice = order.runtime
+            engine = self._keep(
+                ("exact", source.digest, choice), lambda: self._opened(opened, choice, kind, signature, installed(), code)
+            )
+            run, runtime = engine.run, engine.runtime
         identity = self._keep(("identity", source.digest), lambda: release.codes_of(source)[release.IDENTITY])
         picture = samplers.paint_with_strength(run, signature, order.photo, code, identity, order.strength)
-        return Painted(picture, "onnxruntime", "fp32", "exact")
+        return Painted(picture, runtime, "fp32", "exact")
 
     def _folded(self, style: Style, signature: Signature, order: Order) -> Painted:
         precision = style.best_precision if order.precision == "auto" else order.precision
@@ -179,19 +188,31 @@ class Painter:
         def opened(runtime: Runtime) -> Engine:
             return open_engine(style.graph(precision, runtime), f"{style.name} {precision}", threads, runtime)
 
-        def chosen() -> Engine:
-            if order.runtime != "auto":
-                return opened(order.runtime)
-            kind = f"{style.modality} {precision} {threads} threads"
-            usable = [r for r in installed() if precision == "fp32" or r in style.measured]
-            return opened(runtimes.fastest(self._home, kind, signature, {r: partial(opened, r) for r in usable}))
-
-        engine = self._keep(("folded", style.folder, *style.files.values(), precision, order.runtime), chosen)
+        kind = f"{style.modality} {precision} {threads} threads"
+        usable = [r for r in installed() if precision == "fp32" or r in style.measured]
+        engine = self._keep(
+            ("folded", style.folder, *style.files.values(), precision, order.runtime),
+            lambda: self._opened(opened, order.runtime, kind, signature, usable),
+        )
         if _is_large(order.photo):
             picture = samplers.paint_in_tiles(engine.run, signature, order.photo)
         else:
             picture = samplers.paint(engine.run, signature, order.photo, None)
         return Painted(picture, engine.runtime, precision, "folded")
+
+    def _opened(
+        self,
+        opened: Callable[[Runtime], Engine],
+        choice: RuntimeChoice,
+        kind: str,
+        signature: Signature,
+        usable: Sequence[Runtime],
+        code: Code | None = None,
+    ) -> Engine:
+        """A graph in the runtime that was asked for, else in the fastest that can be used."""
+        if choice != "auto":
+            return opened(choice)
+        return opened(runtimes.fastest(self._home, kind, signature, {r: partial(opened, r) for r in usable}, code))
 
     def _keep(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         """What was made for a key before, or now."""

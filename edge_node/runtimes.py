@@ -23,7 +23,7 @@ from export.errors import IntegrityError, ResourceError, UsageError
 from export.files import read_bounded, write_json
 from export.runtime import Engine, Runtime, RuntimeFailedError, installed
 from models.contract import Signature, Work
-from models.samplers import paint
+from models.samplers import Code, paint
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,13 @@ def chosen(what: str, text: str, choices: tuple[T, ...]) -> T:
     raise UsageError(f"there is no {what} {text!r}", advice=f"Use one of {', '.join(map(str, choices))}.")
 
 
-def fastest(home: Home, kind: str, signature: Signature, engines: Mapping[Runtime, Callable[[], Engine]]) -> Runtime:
+def fastest(
+    home: Home,
+    kind: str,
+    signature: Signature,
+    engines: Mapping[Runtime, Callable[[], Engine]],
+    code: Code | None = None,
+) -> Runtime:
     """The runtime to use, from what was measured here or, the first time, by measuring now.
 
     Args:
@@ -65,6 +71,7 @@ def fastest(home: Home, kind: str, signature: Signature, engines: Mapping[Runtim
         kind: what sort of graph it is: graphs of one kind cost the same.
         signature: of the graphs.
         engines: how each runtime that could be used opens its form of the graph; one that does not work here is not used.
+        code: to paint with, for an exact graph.
     """
     if len(engines) == 1:
         return next(iter(engines))
@@ -72,31 +79,31 @@ def fastest(home: Home, kind: str, signature: Signature, engines: Mapping[Runtim
     remembered = _remembered(home)
     known = dict(remembered["milliseconds"]) if remembered.get("machine") == machine else {}
     if set(known.get(kind, {})) != set(engines):
-        known = {**known, kind: _milliseconds(signature, engines)}
+        known = {**known, kind: _milliseconds(signature, engines, code)}
         if set(known[kind]) == set(engines):  # one that does not work may be mended by next time
             with contextlib.suppress(ResourceError):  # then it is measured again next time
                 write_json(_file(home), {"machine": machine, "milliseconds": known})
     return min(known[kind], key=lambda runtime: float(known[kind][runtime]))
 
 
-def _milliseconds(signature: Signature, engines: Mapping[Runtime, Callable[[], Engine]]) -> dict[str, float]:
+def _milliseconds(signature: Signature, engines: Mapping[Runtime, Callable[[], Engine]], code: Code | None) -> dict[str, float]:
     """Median time of a picture with each runtime, in turn, so that a busy moment hits all of them."""
     photo = np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
-    opened = {runtime: engine for runtime, open_ in engines.items() if (engine := _working(open_, signature, photo))}
+    opened = {runtime: engine for runtime, open_ in engines.items() if (engine := _working(open_, signature, photo, code))}
     seconds: dict[Runtime, list[float]] = {runtime: [] for runtime in opened}
     for _ in range(_WARM_UP + _REPETITIONS):
         for runtime, engine in opened.items():
             started = time.perf_counter()
-            paint(engine.run, signature, photo, None)
+            paint(engine.run, signature, photo, code)
             seconds[runtime].append(time.perf_counter() - started)
     return {runtime: round(1000 * median(times[_WARM_UP:]), 3) for runtime, times in seconds.items()}
 
 
-def _working(open_engine: Callable[[], Engine], signature: Signature, photo: Work) -> Engine | None:
+def _working(open_engine: Callable[[], Engine], signature: Signature, photo: Work, code: Code | None) -> Engine | None:
     """The engine, if it paints at all."""
     try:
         engine = open_engine()
-        paint(engine.run, signature, photo, None)
+        paint(engine.run, signature, photo, code)
     except RuntimeFailedError as error:
         _log.warning("%s", error)
         return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from export.fold import calibrate, fold
-from export.runtime import DEFAULT_THREADS, open_engine
+from export.runtime import DEFAULT_THREADS, Runtime, open_engine
 from models import codecs
 from models.contract import Signature
 from models.samplers import Feed, Run, paint_in_tiles
@@ -21,13 +21,14 @@ LARGEST_WHOLE: Final = 2_000_000
 _THUMBNAIL_SIDE: Final = 640  # pixels, the longer side: about the scale of the pictures the network was trained on
 
 
-def thumbnail_run(exact: bytes, signature: Signature, threads: int = DEFAULT_THREADS) -> Run:
+def thumbnail_run(exact: bytes, signature: Signature, threads: int = DEFAULT_THREADS, runtime: Runtime = "onnxruntime") -> Run:
     """Something that is run like the exact graph, photo and code in and picture out, and needs memory for a tile only.
 
     Args:
         exact: serialised exact graph, verified.
         signature: of the modality.
         threads: CPU threads.
+        runtime: that paints the tiles.
 
     Raises:
         FoldError: when run, of a graph with a norm that cannot be folded.
@@ -37,7 +38,7 @@ def thumbnail_run(exact: bytes, signature: Signature, threads: int = DEFAULT_THR
         photo, code = feed[signature.content.name][0], feed[signature.code.name][0]
         thumbnail = codecs.fit_within(photo, _THUMBNAIL_SIDE)
         folded = fold(exact, signature, code, calibrate(exact, signature, code, [thumbnail]))
-        engine = open_engine(folded, "picture's", threads)
+        engine = open_engine(folded, "picture's", threads, runtime)
         return {signature.output.name: paint_in_tiles(engine.run, signature, photo)[None]}
 
     return run

@@ -128,13 +128,14 @@ def test_a_style_that_does_not_fold_is_painted_by_the_exact_graph(ill_folded: Ho
 
     painted, folds = (paint.paint(place, Order(photo, SEA)) for place in (ill_folded, home))
 
-    assert (painted.graph, painted.precision, painted.runtime) == ("exact", "fp32", "onnxruntime")
+    assert (painted.graph, painted.precision) == ("exact", "fp32")
     assert folds.graph == "folded"  # the control: the same code, where nothing speaks against it
 
 
-def test_a_style_that_does_not_fold_says_so_where_a_runtime_is_asked_for(ill_folded: Home) -> None:
-    with pytest.raises(UsageError, match=r"0\.100 to 0\.106.*painted by the exact graph"):
-        paint.paint(ill_folded, Order(pictures.shapes((64, 64)), SEA, runtime="openvino"))
+def test_a_style_that_does_not_fold_says_so(ill_folded: Home) -> None:
+    said = styles.find(ill_folded, "sea").compromise
+
+    assert "style distance 0.100 to 0.106): it is painted by the exact graph in fp32." in said
 
 
 def test_who_insists_on_int8_gets_it_of_a_style_that_does_not_fold_too(ill_folded: Home) -> None:
@@ -341,16 +342,47 @@ def test_a_name_that_is_a_way_through_folders_is_no_style(home: Home, name: str)
 
 @pytest.mark.usefixtures("world")
 def test_int8_is_refused_for_what_only_the_exact_graph_can_do(home: Home) -> None:
-    with pytest.raises(UsageError, match="painted by ONNX Runtime in fp32") as caught:
+    with pytest.raises(UsageError, match="painted in fp32") as caught:
         paint.paint(home, Order(pictures.shapes((64, 64)), SEA, strength=0.5, precision="int8"))
 
     assert "--precision" in caught.value.advice
 
 
+@pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
 @pytest.mark.usefixtures("world")
-def test_openvino_is_refused_for_what_only_the_exact_graph_can_do(home: Home) -> None:
-    with pytest.raises(UsageError, match="painted by ONNX Runtime"):
-        paint.paint(home, Order(pictures.shapes((64, 64)), SEA, strength=0.5, runtime="openvino"))
+@pytest.mark.parametrize("largest_whole", [10**6, 1])
+@pytest.mark.parametrize(("weights", "strength"), [(SEA, 0.5), ({"sea": 0.3, "sky": 0.7}, 1.0)])
+def test_what_only_the_exact_graph_can_do_every_runtime_does_alike(
+    home: Home, weights: dict[str, float], strength: float, largest_whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = pictures.shapes((300, 220), seed=6)
+    monkeypatch.setattr(paint, "LARGEST_WHOLE", largest_whole)
+
+    one, other = (paint.paint(home, Order(photo, weights, strength, runtime=runtime)) for runtime in installed())
+
+    assert [(p.runtime, p.graph, p.precision) for p in (one, other)] == [(r, "exact", "fp32") for r in installed()]
+    assert np.abs(one.picture.astype(np.int16) - other.picture).max() <= 2
+
+
+@pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is an extra")
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("fast", installed())
+def test_a_mix_is_painted_by_the_runtime_that_is_fastest_with_the_exact_graph(
+    home: Home, fast: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def times(_signature: Signature, engines: dict[Runtime, object], code: object) -> dict[str, float]:
+        measured.append("with a code" if code is not None else "without")
+        return {runtime: 1.0 if runtime == fast else 2.0 for runtime in engines}
+
+    monkeypatch.setattr("edge_node.runtimes._milliseconds", times)
+    (home.root / "runtimes.json").unlink(missing_ok=True)
+    order = Order(pictures.shapes((64, 64)), {"sea": 1.0, "sky": 1.0})
+
+    assert {paint.paint(home, order).runtime for _ in range(2)} == {fast}
+    assert measured == ["with a code"]  # once
+    (home.root / "runtimes.json").unlink()
 
 
 @pytest.mark.usefixtures("world")
@@ -400,7 +432,7 @@ def test_a_machine_without_styles_of_its_own_paints_in_a_public_one(tmp_path: Pa
     bare = simulators.make_node(tmp_path / "bare")
     photo = pictures.shapes((80, 96), seed=1)
 
-    painted = paint.paint(bare, Order(photo, {"paper": 1.0}))
+    painted = paint.paint(bare, Order(photo, {"paper": 1.0}, runtime="onnxruntime"))
 
     assert (painted.graph, painted.precision) == ("exact", "fp32")
     code = release.codes_of(packaged)["paper"]
@@ -437,7 +469,7 @@ def test_the_identity_is_no_style(home: Home) -> None:
 
 @pytest.mark.usefixtures("world")
 def test_a_public_style_has_no_int8_graph(home: Home) -> None:
-    with pytest.raises(UsageError, match="painted by ONNX Runtime in fp32"):
+    with pytest.raises(UsageError, match="painted in fp32"):
         paint.paint(home, Order(pictures.shapes((64, 64)), {"paper": 1.0}, precision="int8"))
 
 
