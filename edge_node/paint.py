@@ -188,7 +188,7 @@ class Painter:
         def opened(runtime: Runtime) -> Engine:
             return open_engine(style.graph(precision, runtime), f"{style.name} {precision}", threads, runtime)
 
-        kind = f"{style.modality} {precision} {threads} threads"
+        kind = f"{style.modality} {precision}{' first norm live' if style.first_live else ''} {threads} threads"
         usable = [r for r in installed() if precision == "fp32" or r in style.measured]
         engine = self._keep(
             ("folded", style.folder, *style.files.values(), precision, order.runtime),

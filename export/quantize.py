@@ -173,7 +173,7 @@ def _steps(graph: onnx.GraphProto, signature: Signature) -> list[_Step]:
     body = list(graph.node[first + 3 : last])
     if len(body) > 1 and body[1].op_type == "InstanceNormalization":
         steps.append(_normed(_step(body[0], weights), body[1], graph))
-        body = body[4:]
+        body = body[[node.output[0] for node in body].index(steps[0].output) + 1 :]
     for node in body:
         if node.op_type == "Relu" and steps and steps[-1].output == node.input[0]:
             steps[-1] = replace(steps[-1], output=node.output[0], relu=True)
