@@ -16,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -59,8 +59,8 @@ class Learned:
         painted_by: the graph that whole pictures are painted by.
         folding: what the folded graph changed; None if there is none.
         int8: its parity with fp32; None if there is none.
-        distances: to the works at each of ``STRENGTHS``, mean over the probe photos: by the exact graph below full strength,
-            and then by the graph that paints it.
+        distances: to the works at each of ``STRENGTHS``, mean over the probe photos, by the exact graph.
+        painted_distance: at full strength by the graph that paints it.
         hardly_db: PSNR to the photo at a strength of a fiftieth, the least of the probe photos'.
     """
 
@@ -74,6 +74,7 @@ class Learned:
     folding: dict[str, float] | None
     int8: dict[str, float] | None
     distances: tuple[float, ...]
+    painted_distance: float
     hardly_db: float
 
     @property
@@ -88,13 +89,13 @@ def main() -> None:
     folders = sorted(folder for folder in arguments.works.iterdir() if folder.is_dir())
     if not folders:
         raise SystemExit(f"{arguments.works} holds no folder of works")
-    found: list[Learned] = []
+    every: list[Learned] = []
     arguments.out.mkdir(parents=True, exist_ok=True)
     for tier in arguments.tiers:
         rows = []
         for folder in folders:
             one, pictures = learned(tier, folder, arguments.threads)
-            found.append(one)
+            every.append(one)
             rows.append(pictures)
             print(" ", *cells(one), sep="  ", flush=True)
         sheet(rows).save(arguments.out / f"learn-{tier}.jpg", quality=88)
@@ -104,11 +105,11 @@ def main() -> None:
         "threads": arguments.threads,
         "load_average": os.getloadavg(),
         "strengths": STRENGTHS,
-        "rows": [asdict(one) | {"is_monotone": one.is_monotone} for one in found],
+        "rows": [asdict(one) | {"is_monotone": one.is_monotone} for one in every],
     }
     write_atomic(arguments.out / "learn.json", (json.dumps(report, indent=1) + "\n").encode())
-    write_atomic(arguments.out / "learn.md", as_markdown(found, report).encode())
-    plot(found, arguments.out / "learn.png")
+    write_atomic(arguments.out / "learn.md", as_markdown(every, report).encode())
+    plot(every, arguments.out / "learn.png")
 
 
 def learned(tier: str, folder: Path, threads: int) -> tuple[Learned, list[Work]]:
@@ -126,7 +127,7 @@ def learned(tier: str, folder: Path, threads: int) -> tuple[Learned, list[Work]]
         probes = release.pictures_of(base.load(tier), release.PROBE)
         painter = Painter(home)
         pictures = [painter.paint(Order(photo, {style.name: 1.0})).picture for photo in probes.values()]
-        distances, hardly = strengths(painter, style.name, tier, folder, list(probes.values()))
+        found = strengths(painter, style.name, tier, folder, list(probes.values()))
         one = Learned(
             tier=tier,
             artist=folder.name,
@@ -137,25 +138,40 @@ def learned(tier: str, folder: Path, threads: int) -> tuple[Learned, list[Work]]
             painted_by=painted_by(style),
             folding=asdict(style.folding) if style.folding else None,
             int8=asdict(style.parity) if style.parity else None,
-            distances=distances,
-            hardly_db=hardly,
+            distances=found.exact,
+            painted_distance=found.painted,
+            hardly_db=found.hardly_db,
         )
         works = library.load_folder(folder).works
         return one, [codecs.fit_within(picture, _SHEET_SIDE) for picture in (works[0], *pictures)]
 
 
-def strengths(painter: Painter, name: str, tier: str, folder: Path, photos: Sequence[Work]) -> tuple[tuple[float, ...], float]:
+class Strengths(NamedTuple):
+    """See ``Learned``."""
+
+    exact: tuple[float, ...]
+    painted: float
+    hardly_db: float
+
+
+def strengths(painter: Painter, name: str, tier: str, folder: Path, photos: Sequence[Work]) -> Strengths:
     """Distances to the works at each strength, and how near to the photo the faintest is."""
     modality = registry.find(tier)
-    works = library.load_folder(folder).works
     small = [codecs.fit_within(photo, _STRENGTH_SIDE) for photo in photos]
-    lessons = modality.lessons([works], small[:2], backbones.load_all(modality.backbones), seed=1)
+    backbone = backbones.load_all(modality.backbones)
+    lessons = modality.lessons([library.load_folder(folder).works], small[:2], backbone, seed=1)
+    other = next(iter(styles.public_codes(base.load(tier))))
 
-    def painted(strength: float) -> Iterator[Work]:
-        return (painter.paint(Order(photo, {name: 1.0}, strength)).picture for photo in small)
+    def painted(weights: Mapping[str, float], strength: float) -> list[Work]:
+        return [painter.paint(Order(photo, weights, strength)).picture for photo in small]
 
-    distances = tuple(round(lessons.distance(0, list(painted(strength))), 4) for strength in STRENGTHS)
-    return distances, round(min(psnr(a, b) for a, b in zip(painted(_HARDLY), small, strict=True)), 1)
+    exactly = {name: 1.0, other: 0.0}  # a mix, and so painted by the exact graph at full strength, too
+    hardly = painted(exactly, _HARDLY)
+    return Strengths(
+        tuple(round(lessons.distance(0, painted(exactly, strength)), 4) for strength in STRENGTHS),
+        round(lessons.distance(0, painted({name: 1.0}, 1.0)), 4),
+        round(min(psnr(a, b) for a, b in zip(hardly, small, strict=True)), 1),
+    )
 
 
 def cells(one: Learned) -> list[str]:
@@ -174,6 +190,7 @@ def cells(one: Learned) -> list[str]:
         f"{folding['ssim']:.2f}" if folding else "-",
         f"{one.int8['psnr_db']:.1f} dB, {one.int8['ssim']:.3f}" if one.int8 else "-",
         f"{one.distances[0]:.2f} to {one.distances[-1]:.2f}{'' if one.is_monotone else ', not always nearer'}",
+        f"{one.painted_distance:.2f}",
         f"{one.hardly_db:.0f} dB",
     ]
 
@@ -192,7 +209,8 @@ def as_markdown(found: Sequence[Learned], report: dict[str, Any]) -> str:
         "CIEDE2000",
         "SSIM",
         "int8 against fp32",
-        f"style distance over {len(STRENGTHS)} strengths",
+        f"style distance over {len(STRENGTHS)} strengths, exact graph",
+        "at full strength as painted",
         f"photo at strength {_HARDLY}",
     ]
     lines = [
@@ -202,7 +220,7 @@ def as_markdown(found: Sequence[Learned], report: dict[str, Any]) -> str:
         "the whole of `sfumato learn`, body frozen, from the base that comes with the program.",
         "",
         "| " + " | ".join(heads) + " |",
-        "| --- | --- |" + " ---: |" * 4 + " --- |" + " ---: |" * 6,
+        "| --- | --- |" + " ---: |" * 4 + " --- |" + " ---: |" * 7,
     ]
     lines += ["| " + " | ".join(cells(one)) + " |" for one in found]
     lines += ["", "Pictures, a work of the artist first:", ""]
