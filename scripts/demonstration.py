@@ -368,11 +368,12 @@ def paint_all(artists: dict[str, node_config.Home], finished: dict[str, Style], 
     pictures: Pictures = {}
     for name, home in artists.items():
         photos = release_parts.pictures_of(releases.with_body(home, finished[name].body), release_parts.PROBE)
+        painter = paint.Painter(home)
         for photo, pixels in photos.items():
             for precision in ("fp32", "int8"):
                 stage.say(f"{name} paints {photo} in {precision}")
                 order = paint.Order(pixels, {name: 1.0}, precision=paint.precision_choice(precision))
-                pictures[name, photo, precision] = paint.paint(home, order).picture
+                pictures[name, photo, precision] = painter.paint(order).picture
             pictures["", photo, ""] = pixels
     return pictures
 
@@ -496,7 +497,7 @@ def summary(report: dict[str, Any], sheet: Path, details: Path) -> None:
             f"{distance['before']:.3f} → {distance['after']:.3f}",
             f"{a['bytes_sent'] / 2**20:.1f} MiB",
             a["painted_by"],
-            f"{parity['psnr_db']:.1f} dB, SSIM {parity['ssim']:.3f}",
+            f"{parity['psnr_db']:.1f} dB",
         )
     screen.print(table)
     timing = report["latency_512px"]

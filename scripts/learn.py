@@ -59,8 +59,9 @@ class Learned:
         painted_by: the graph that whole pictures are painted by.
         folding: what the folded graph changed; None if there is none.
         int8: its parity with fp32; None if there is none.
-        distances: to the works at each of ``STRENGTHS``, mean over the probe photos, by the exact graph.
-        painted_distance: at full strength by the graph that paints it.
+        distances: to the works at each of ``STRENGTHS`` as painted, mean over the probe photos: by the exact graph, and at
+            full strength by ``painted_by``.
+        exact_distance: at full strength by the exact graph.
         hardly_db: PSNR to the photo at a strength of a fiftieth, the least of the probe photos'.
     """
 
@@ -74,7 +75,7 @@ class Learned:
     folding: dict[str, float] | None
     int8: dict[str, float] | None
     distances: tuple[float, ...]
-    painted_distance: float
+    exact_distance: float
     hardly_db: float
 
     @property
@@ -138,8 +139,8 @@ def learned(tier: str, folder: Path, threads: int) -> tuple[Learned, list[Work]]
             painted_by=painted_by(style),
             folding=asdict(style.folding) if style.folding else None,
             int8=asdict(style.parity) if style.parity else None,
-            distances=found.exact,
-            painted_distance=found.painted,
+            distances=found.painted,
+            exact_distance=found.exact,
             hardly_db=found.hardly_db,
         )
         works = library.load_folder(folder).works
@@ -149,8 +150,8 @@ def learned(tier: str, folder: Path, threads: int) -> tuple[Learned, list[Work]]
 class Strengths(NamedTuple):
     """See ``Learned``."""
 
-    exact: tuple[float, ...]
-    painted: float
+    painted: tuple[float, ...]
+    exact: float
     hardly_db: float
 
 
@@ -165,11 +166,11 @@ def strengths(painter: Painter, name: str, tier: str, folder: Path, photos: Sequ
     def painted(weights: Mapping[str, float], strength: float) -> list[Work]:
         return [painter.paint(Order(photo, weights, strength)).picture for photo in small]
 
-    exactly = {name: 1.0, other: 0.0}  # a mix, and so painted by the exact graph at full strength, too
-    hardly = painted(exactly, _HARDLY)
+    exactly = {name: 1.0, other: 0.0}  # a mix, and so painted by the exact graph
+    hardly = painted({name: 1.0}, _HARDLY)
     return Strengths(
-        tuple(round(lessons.distance(0, painted(exactly, strength)), 4) for strength in STRENGTHS),
-        round(lessons.distance(0, painted({name: 1.0}, 1.0)), 4),
+        tuple(round(lessons.distance(0, painted({name: 1.0}, strength)), 4) for strength in STRENGTHS),
+        round(lessons.distance(0, painted(exactly, 1.0)), 4),
         round(min(psnr(a, b) for a, b in zip(hardly, small, strict=True)), 1),
     )
 
@@ -190,7 +191,7 @@ def cells(one: Learned) -> list[str]:
         f"{folding['ssim']:.2f}" if folding else "-",
         f"{one.int8['psnr_db']:.1f} dB, {one.int8['ssim']:.3f}" if one.int8 else "-",
         f"{one.distances[0]:.2f} to {one.distances[-1]:.2f}{'' if one.is_monotone else ', not always nearer'}",
-        f"{one.painted_distance:.2f}",
+        f"{one.exact_distance:.2f}{'' if one.exact_distance < one.distances[-2] else ', not nearer than at 0.9'}",
         f"{one.hardly_db:.0f} dB",
     ]
 
@@ -209,8 +210,8 @@ def as_markdown(found: Sequence[Learned], report: dict[str, Any]) -> str:
         "CIEDE2000",
         "SSIM",
         "int8 against fp32",
-        f"style distance over {len(STRENGTHS)} strengths, exact graph",
-        "at full strength as painted",
+        f"style distance over {len(STRENGTHS)} strengths, as painted",
+        "exact graph at full strength",
         f"photo at strength {_HARDLY}",
     ]
     lines = [
