@@ -224,7 +224,7 @@ def as_markdown(found: Sequence[Learned], report: dict[str, Any]) -> str:
         "| --- | --- |" + " ---: |" * 4 + " --- |" + " ---: |" * 7,
     ]
     lines += ["| " + " | ".join(cells(one)) + " |" for one in found]
-    lines += ["", "Pictures, a work of the artist first:", ""]
+    lines += ["", f"Strengths are those of photos of {_STRENGTH_SIDE} pixels. Pictures, a work of the artist first:", ""]
     lines += [f"![{tier}](learn-{tier}.jpg)" for tier in dict.fromkeys(one.tier for one in found)]
     return "\n".join(lines) + "\n"
 
