@@ -1,6 +1,7 @@
 """What an artist gets from `sfumato learn`: the command itself on folders of works, in both tiers, with a clock beside it.
 
     scripts/bench learn --works DIR             # a folder for each artist; a minute an artist and tier
+    scripts/bench learn --works DIR --show hokusai van-gogh     # and sheets of these, a work of the artist beside the pictures
 
 For each: how long the whole command took, how far its pictures are from the works, by what graph they are painted and what
 folding and int8 changed in them, and the style distance at eleven strengths. The base saw none of the artists; the pictures
@@ -97,15 +98,18 @@ def main() -> None:
         for folder in folders:
             one, pictures = learned(tier, folder, arguments.threads)
             every.append(one)
-            rows.append(pictures)
+            if folder.name in arguments.show:
+                rows.append(pictures)
             print(" ", *cells(one), sep="  ", flush=True)
-        sheet(rows).save(arguments.out / f"learn-{tier}.jpg", quality=88)
+        if rows:
+            sheet(rows).save(arguments.out / f"learn-{tier}.jpg", quality=88)
     report = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
         "threads": arguments.threads,
         "load_average": os.getloadavg(),
         "strengths": STRENGTHS,
+        "shown": arguments.show,
         "rows": [asdict(one) | {"is_monotone": one.is_monotone} for one in every],
     }
     write_atomic(arguments.out / "learn.json", (json.dumps(report, indent=1) + "\n").encode())
@@ -224,8 +228,10 @@ def as_markdown(found: Sequence[Learned], report: dict[str, Any]) -> str:
         "| --- | --- |" + " ---: |" * 4 + " --- |" + " ---: |" * 7,
     ]
     lines += ["| " + " | ".join(cells(one)) + " |" for one in found]
-    lines += ["", f"Strengths are those of photos of {_STRENGTH_SIDE} pixels. Pictures, a work of the artist first:", ""]
-    lines += [f"![{tier}](learn-{tier}.jpg)" for tier in dict.fromkeys(one.tier for one in found)]
+    lines += ["", f"Strengths are those of photos of {_STRENGTH_SIDE} pixels."]
+    if report["shown"]:
+        lines += ["", f"Pictures, a work of the artist first: {', '.join(report['shown'])}.", ""]
+        lines += [f"![{tier}](learn-{tier}.jpg)" for tier in dict.fromkeys(one.tier for one in found)]
     return "\n".join(lines) + "\n"
 
 
@@ -271,6 +277,7 @@ def parse() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--works", type=Path, required=True, help="a folder for each artist")
+    parser.add_argument("--show", nargs="*", default=[], metavar="FOLDER", help="artists who may be shown on a sheet")
     parser.add_argument("--tiers", nargs="+", default=["style-kiosk", "style-studio"], choices=["style-kiosk", "style-studio"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "results")
