@@ -449,7 +449,7 @@ class _Writer:
             steps = self._node("Cast", self._node("Round", bias), to=TensorProto.INT32)
             zeros = self._constant(np.zeros(len(integers), np.int8))
             pixels = (self._photo, *self._grid(_Grid(_BYTE, 0)))
-            # Its bytes end at zero, and so does what is below: the ReLU.
+            # A ReLU needs no operator: bytes end where it does.
             return self._node(
                 "QLinearConv", *pixels, self._constant(integers), numbers, zeros, *self._grid(grid), steps, **window
             )
@@ -460,7 +460,7 @@ class _Writer:
         by_channel = self._numbers([1, -1, 1, 1])
         product = self._node("Mul", sums, self._node("Reshape", factor, by_channel))
         normed = self._node("Add", product, self._node("Reshape", self._node("Mul", gain, bias), by_channel))
-        return self._to_bytes(self._node("Relu", normed), grid)
+        return self._to_bytes(self._node("Relu", normed) if step.relu else normed, grid)
 
     def _live(self, integers: Array, step: _Step, norm: _LiveNorm, units: Array) -> tuple[str, str]:
         """Gain and bias of a live norm, each (C,) float32, for sums of integers: ``gain * (n + bias)``."""

@@ -4,7 +4,7 @@ Every contender paints the same photo in turn, so that a busy moment of the mach
 their ratio. A row is marked unreliable when the process got less than nine tenths of its threads' time. Everything a call does
 to a picture is inside its time: padding, scaling, layout, clipping, cutting.
 
-    scripts/bench latency                  # everything, about ten minutes
+    scripts/bench latency                  # everything, about half an hour
     scripts/bench latency --sizes 512 --threads 2
 
 Then what should cost nothing, on a machine with few styles and on one with many: another style, another mix.

@@ -45,7 +45,6 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 STRENGTHS = tuple(tenth / 10 for tenth in range(11))
 _HARDLY = 0.02  # a strength that is hardly to be seen
-_THRESHOLD_DB = 28.0  # from the photo, at that strength
 _SHEET_SIDE = 480  # pixels, the longer side of a picture on the sheet
 _STRENGTH_SIDE = 320  # of those whose distance is measured at every strength
 

@@ -113,14 +113,18 @@ def test_auto_takes_int8_only_where_it_was_found_near_enough(home: Home) -> None
     assert painted.precision == style.best_precision == ("int8" if style.parity.is_near() else "fp32")
 
 
+def with_distances(place: Path, world: VerifiedRelease, frozen: float, live: float) -> Home:
+    """A machine with one style that is so far from its works with all norms frozen, and with the first live; exact: 0.1."""
+    made, found = simulators.make_node(place), iter((0.100, frozen, live))
+    code = simulators.style_code(world)
+    styles.compile_style(made, "sea", code, world, simulators.LINEAGE, distance=lambda _works: next(found))
+    return made
+
+
 @pytest.fixture
 def ill_folded(tmp_path: Path, world: VerifiedRelease) -> Home:
     """A machine with one style whose folded pictures lie further from the works than they may."""
-    made = simulators.make_node(tmp_path / "ill")
-    exact_first = iter((0.100, 0.106, 0.106))
-    code = simulators.style_code(world)
-    styles.compile_style(made, "sea", code, world, simulators.LINEAGE, distance=lambda _works: next(exact_first))
-    return made
+    return with_distances(tmp_path / "ill", world, 0.106, 0.106)
 
 
 def test_a_style_that_does_not_fold_is_painted_by_the_exact_graph(ill_folded: Home, home: Home) -> None:
@@ -227,11 +231,7 @@ def test_a_photo_above_two_megapixels_is_painted_in_tiles(home: Home, strength: 
 @pytest.fixture
 def live(tmp_path: Path, world: VerifiedRelease) -> Home:
     """A machine with one style whose pictures are near enough to the works only while its first norm is live."""
-    made = simulators.make_node(tmp_path / "live")
-    exact_frozen_live = iter((0.100, 0.106, 0.100))
-    code = simulators.style_code(world)
-    styles.compile_style(made, "sea", code, world, simulators.LINEAGE, distance=lambda _works: next(exact_frozen_live))
-    return made
+    return with_distances(tmp_path / "live", world, 0.106, 0.100)
 
 
 def test_a_style_with_a_live_norm_paints_large_photos_by_the_exact_graph(

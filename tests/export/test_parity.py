@@ -148,7 +148,7 @@ def test_a_folded_graph_beyond_any_one_limit_is_not_near(beyond: dict[str, float
     assert not replace(LIMIT, **beyond).is_near()
 
 
-def test_folding_compares_pair_by_pair_and_asks_how_far_both_sets_are_from_the_works() -> None:
+def test_folding_compares_pair_by_pair_and_keeps_how_far_both_sets_are_from_the_works() -> None:
     exact = [pictures.shapes((40, 40), seed=seed) for seed in range(2)]
     folded = [exact[0], np.clip(exact[1].astype(np.int16) + 9, 0, 255).astype(np.uint8)]
 

@@ -167,7 +167,7 @@ def test_a_live_norm_is_quantised_with_the_rest(exported: Exported, half_folded:
 
 
 def test_a_live_norm_in_int8_shows_no_steps_on_a_wall(exported: Exported, half_folded: bytes, target: Target) -> None:
-    """A norm multiplies what little there is by a hundred; the control is the wall in the tones eight bits would leave."""
+    """A norm multiplies what little there is by a hundred; the control is a wall of half as many tones."""
     slope = 120 + np.arange(160)[:, None, None] / 32 + np.arange(160)[None, :, None] / 48
     wall = np.broadcast_to(slope, (160, 160, 3)).round().astype(np.uint8)
 
