@@ -169,6 +169,11 @@ class Objective(Protocol[NetIn_contra, BatchIn_contra]):
     @property
     def name(self) -> str: ...
 
+    @property
+    def gradient_limit(self) -> float:
+        """Greatest norm of a step's gradients, all together; longer ones are shortened to it."""
+        ...
+
     def rate(self, parameter: str) -> float:
         """The learning rate of the parameter of that name; 0 where this objective leaves it alone."""
         ...

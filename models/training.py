@@ -99,6 +99,7 @@ def fit(
             if not torch.isfinite(loss):
                 raise DivergedError(f"the loss of step {step} is not a finite number")
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            torch.nn.utils.clip_grad_norm_(_trained(optimiser), objective.gradient_limit)
             optimiser.step()
             schedule.step()
             if not plan.private_only:  # even a projection that changes nothing may round, and the body has a digest
@@ -146,9 +147,13 @@ def _optimiser(net: Net, modality: Modality[Net, Batch], index: int, plan: Plan)
 def _listen_inplace(net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Let exactly what an optimiser trains take gradients, and forget those of the objective before it."""
     net.zero_grad(set_to_none=True)
-    trained = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+    trained = {id(parameter) for parameter in _trained(optimiser)}
     for parameter in net.parameters():
         parameter.requires_grad_(id(parameter) in trained)
+
+
+def _trained(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
 @dataclass(frozen=True, slots=True)

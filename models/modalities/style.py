@@ -457,9 +457,14 @@ def _stacked(targets: Sequence[list[Moments]]) -> list[Moments]:
 
 @dataclass(frozen=True, slots=True)
 class StyleObjective:
-    """Content + style, for body and codes at once: a code is small and may take longer steps."""
+    """Content + style, for body and codes at once: a code is small and may take longer steps.
+
+    Of a body's gradients half are longer than 250, and a few longer than 1,000 would set the size of Adam's steps for dozens
+    of steps.
+    """
 
     name: str = "style"
+    gradient_limit: float = 200.0
     body_rate: float = 2e-3
     code_rate: float = 1e-2
 

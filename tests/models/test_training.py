@@ -35,6 +35,7 @@ class Towards:
     name: str
     trains: tuple[str, ...] = ("shared", "private")
     pace: float = 0.1
+    gradient_limit: float = math.inf
 
     def rate(self, parameter: str) -> float:
         return self.pace if parameter in self.trains else 0.0
@@ -89,6 +90,23 @@ def test_training_moves_the_parameters_to_where_the_loss_is_small() -> None:
     assert loss < 1e-3
     assert net.shared.item() == pytest.approx(1, abs=0.05)
     assert net.private.item() == pytest.approx(1, abs=0.05)
+
+
+class Wild(Constant):
+    """Lessons one of which says something else altogether."""
+
+    def batch(self, step: int) -> float:
+        return -1e4 if step == 10 else super().batch(step)
+
+
+def test_a_limit_on_gradients_keeps_one_wild_batch_from_costing_the_steps_after_it() -> None:
+    free, limited = Two(), Two()
+
+    train(free, Plan(steps=100), Wild())
+    train(limited, Plan(steps=100), Wild(), Toy((Towards("limited", gradient_limit=1.0),)))
+
+    assert limited.shared.item() == pytest.approx(1, abs=0.05)
+    assert abs(free.shared.item() - 1) > 0.3  # the control: without, Adam takes the wild one for the size of things
 
 
 def test_with_moments_a_round_goes_on_and_without_it_starts_with_a_step_of_full_size() -> None:
