@@ -321,6 +321,7 @@ def test_both_spellings_of_a_key_are_one() -> None:
         _pem(ed25519.Ed25519PrivateKey.generate().public_key()),
         _openssh(ed25519.Ed25519PrivateKey.generate().public_key()),
     ],
+    ids=["empty", "a heading alone", "too short", "bytes", "another curve", "another kind in PEM", "another kind in OpenSSH"],
 )
 def test_another_kind_of_key_is_refused(key: bytes) -> None:
     with pytest.raises(NodeKeyRefused, match="P-384"):
