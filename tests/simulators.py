@@ -113,7 +113,6 @@ def install_world(patch: pytest.MonkeyPatch, packaged: VerifiedRelease) -> None:
 
     patch.setattr(base, "load", load)
     # The small body's weights are random: nothing taught it to paint with frozen norms what it paints with live ones.
-    patch.setattr(parity, "FOLD_STYLE_RATIO", 100.0)
     patch.setattr(parity, "FOLD_COLOUR_DIFFERENCE", 100.0)
     patch.setattr(parity, "FOLD_SSIM", -1.0)
     bound_replies()

@@ -49,9 +49,9 @@ _EMPHASIS: Final = 0.6  # of the draws are of the emphasised code; the rest is s
 _LIVE_SHARE: Final = 0.15
 
 _OVERHANG: Final = 2  # pixels by which the stem's window reaches beyond the four it is about
-# Edge padding around what is painted, cut off afterwards. With 16 pixels a bare wall has a frame of up to 37 grey levels, with
-# 24 of up to 14, with 32 none above 4 (`tests/meta/test_base_pictures.py` asks for 8).
-_MARGIN: Final = 32
+# Edge padding around what is painted, cut off afterwards. With 32 pixels a bare wall has a frame of up to 21 grey levels (the
+# studio tier's public codes, folded), with 36 none above 5 (`tests/meta/test_base_pictures.py` asks for 8).
+_MARGIN: Final = 36
 # What the zero padding inside does to a picture reaches as far inwards while training, too. The style loss does not see that
 # rim, or it would teach the network to park the palette's rarer colours there; the loss of colour sees its inner part, so that
 # it is painted like the rest.

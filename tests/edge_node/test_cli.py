@@ -14,6 +14,7 @@ from edge_node import library, membership, node, paint, releases, styles, train
 from edge_node.config import Home
 from edge_node.errors import JoinRefusedError, NoWorksError
 from edge_node.membership import Membership
+from export import parity
 from export.errors import IntegrityError, ResourceError
 from export.fold import FoldError
 from export.invite import Invite
@@ -118,7 +119,8 @@ def test_adding_works_says_in_words_what_was_left_out_and_nothing_more(home: Hom
     assert "small.png" in run(home, "works", "add", str(tmp_path / "works")).stdout
 
 
-def test_a_style_is_learned_listed_and_painted_with(home: Home, tmp_path: Path) -> None:
+def test_a_style_is_learned_listed_and_painted_with(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "FOLD_STYLE_RATIO", 100.0)  # what a body trained for a moment makes of that is chance
     simulators.write_works(tmp_path / "works")
     photo = pictures.shapes((70, 90), seed=2)
     (tmp_path / "photo.png").write_bytes(pictures.encoded(photo, "PNG"))

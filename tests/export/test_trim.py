@@ -36,14 +36,14 @@ def test_a_trimmed_graph_paints_what_the_whole_one_does(
 ) -> None:
     whole, trimmed = (folded(exported, monkeypatch, more) for more in (None, 0))
 
-    assert [pads_of(graph) for graph in (whole, trimmed)] == [[], [[0, 0, -5, -5] * 2]]
+    assert [pads_of(graph) for graph in (whole, trimmed)] == [[], [[0, 0, -6, -6] * 2]]
     assert np.abs(painted(whole, exported, size) - painted(trimmed, exported, size)).max() <= 1
 
 
 def test_a_pixel_more_shows(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, trimmed = (folded(exported, monkeypatch, more) for more in (None, 1))
 
-    assert pads_of(trimmed) == [[0, 0, -6, -6] * 2]
+    assert pads_of(trimmed) == [[0, 0, -7, -7] * 2]
     assert np.abs(painted(whole, exported, (64, 64)) - painted(trimmed, exported, (64, 64))).max() > 1
 
 
@@ -58,7 +58,7 @@ def test_nothing_is_cropped_before_an_operator_we_do_not_know(exported: Exported
 
     trim.trim_inplace(model, exported.signature)
 
-    assert pads_of(model.SerializeToString()) == [[0, 0, -15, -15] * 2]  # of the last convolution alone
+    assert pads_of(model.SerializeToString()) == [[0, 0, -17, -17] * 2]  # of the last convolution alone
     assert np.abs(painted(model.SerializeToString(), exported, (64, 64)) - before).max() <= 1
 
 
