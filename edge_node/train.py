@@ -37,7 +37,7 @@ _SEED: Final = 1503
 _START_EXAMS: Final = 2
 _SUITING_BATCHES: Final = 6
 _SETTLING_BATCHES: Final = 4
-# Of the base training's rate: a code fitted alone, or nearly so, may take longer steps than one that learns with a body.
+# Of the modality's rates: a code fitted alone, or nearly so, may take longer steps than one that learns with a body.
 _LEARN_RATE: Final = 3.0
 _ROUND_RATE: Final = 3.0
 _BODY_RATE: Final = 0.004  # of that: at six times as much the public styles lose 8 % in a round, and the gate refuses
