@@ -477,7 +477,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--held-out", metavar="ARTIST", help="takes no part and comes afterwards; the last by name if not said")
     add("--schools", nargs="*", default=[], metavar="FOLDER", help="folders of several hands, on which no judge is tried")
     add("--judged-photos", type=int, default=6)
-    add("--rate", type=float, help="scale of all learning rates; 1.25 from random weights if not said, as in a round from a base")
+    add("--rate", type=float, help="scale of all learning rates; 1.25 from random weights, or as a round from a base")
     add("--body-rate", type=float, help="scale of the body's once more")
     add("--clip", type=float, default=CoordinatorConfig(name="bench").clip, help="greatest norm of an update")
     add("--server-momentum", type=float, default=CoordinatorConfig(name="bench").momentum, help="of the common body")
