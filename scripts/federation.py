@@ -1,6 +1,6 @@
 """Does federation help? Every way to train, side by side: alone, averaged, ours, and all works in one place.
 
-    scripts/bench federation --works DIR --photos DIR             # about 45 minutes on two cores
+    scripts/bench federation --works DIR --photos DIR             # about an hour on two cores
     scripts/bench federation --works DIR --photos DIR --cache FOLDER --seeds 3 --steps 480    # goes on from what is there
 
 DIR holds a folder of works for each artist; the photos are painted and judged, and never trained on. Judges took no part in
@@ -51,7 +51,7 @@ MATERIAL: Final = ROOT / "scripts" / "material" / "photos"
 PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp")
 _GATYS: Final = "Gatys"
 # From random weights a body learns at the rate of the base training; a base is refined at the rates of a round.
-_RATES: Final = {"random": (1.25, 1.0), "base": (node_training._ROUND_RATE, node_training._BODY_RATE)}  # noqa: SLF001
+_RATES: Final = {"random": (0.5, 1.0), "base": (node_training._ROUND_RATE, node_training._BODY_RATE)}  # noqa: SLF001
 _SETTLING: Final = {"random": 1600, "base": 0}  # as the base training, and as a node
 
 
@@ -470,14 +470,14 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--only", nargs="+", choices=ROWS, help="these rows")
     add("--seeds", type=int, default=2)
     add("--first-seed", type=int, default=1, help="with seed 0 momentum and length of rounds were chosen")
-    add("--steps", type=int, default=220, help="an artist's batches")
+    add("--steps", type=int, default=340, help="an artist's batches")
     add("--round-steps", type=int, default=10, help="batches between two exchanges")
     add("--start", choices=tuple(_RATES), default="random")
     add("--tier", choices=sorted(registry.modalities()), default="style-studio")
     add("--held-out", metavar="ARTIST", help="takes no part and comes afterwards; the last by name if not said")
     add("--schools", nargs="*", default=[], metavar="FOLDER", help="folders of several hands, on which no judge is tried")
     add("--judged-photos", type=int, default=6)
-    add("--rate", type=float, help="scale of all learning rates; 1.25 from random weights, or as a round from a base")
+    add("--rate", type=float, help="scale of all learning rates; 0.5 from random weights, or as a round from a base")
     add("--body-rate", type=float, help="scale of the body's once more")
     add("--clip", type=float, default=CoordinatorConfig(name="bench").clip, help="greatest norm of an update")
     add("--server-momentum", type=float, default=CoordinatorConfig(name="bench").momentum, help="of the common body")

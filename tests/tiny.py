@@ -17,16 +17,21 @@ STYLE: Final = StyleModality("style-tiny", channels=8, crop=64, batch=1)
 """The style modality, an eighth as wide as the studio's and sharing every line of its code."""
 
 
+_CPU: Final = torch.device("cpu")
+
+
 class Glass(nn.Module):
     """A frozen stack of random convolutions: a ``Perceptual`` that costs nothing and still sees texture."""
 
-    def __init__(self, name: str = "glass", seed: int = 0) -> None:
+    def __init__(self, name: str = "glass", seed: int = 0, device: torch.device = _CPU) -> None:
         super().__init__()
         self.name = name
+        self.device = device
         generator = torch.Generator().manual_seed(seed)
         widths = (3, 6, 8, 8)
         self.weights = [
-            torch.randn(outputs, inputs, 3, 3, generator=generator) / (3 * inputs**0.5) for inputs, outputs in pairwise(widths)
+            (torch.randn(outputs, inputs, 3, 3, generator=generator) / (3 * inputs**0.5)).to(device)
+            for inputs, outputs in pairwise(widths)
         ]
 
     def features(self, picture: Tensor) -> list[Tensor]:
@@ -46,9 +51,9 @@ def framed(photo: Work, edge: Frame = STYLE.frame) -> Work:
     return np.pad(photo, (rows, columns, (0, 0)), mode="edge")[None]
 
 
-def glasses(modality: Modality[Any, Any]) -> dict[str, Glass]:
+def glasses(modality: Modality[Any, Any], device: torch.device = _CPU) -> dict[str, Glass]:
     """A stand-in for every frozen network that a modality asks for."""
-    return {name: Glass(name) for name in modality.backbones}
+    return {name: Glass(name, device=device) for name in modality.backbones}
 
 
 def small(modality: Modality[Any, Any]) -> Modality[Any, Any]:
@@ -70,10 +75,12 @@ def material_of(medium: Medium) -> list[Work]:
     return [pictures.gradient((96, 96)), pictures.shapes((120, 96), seed=99)]
 
 
-def lessons_of(modality: Modality[Any, Any], *, works_seed: int = 1, seed: int = 5) -> Lessons[Any]:
+def lessons_of(
+    modality: Modality[Any, Any], *, works_seed: int = 1, seed: int = 5, device: torch.device = _CPU
+) -> Lessons[Any]:
     """Lessons for two codes, the first of which is to give its material back."""
     medium = modality.signature.medium
-    return modality.lessons([[], works_of(medium, works_seed)], material_of(medium), glasses(modality), seed)
+    return modality.lessons([[], works_of(medium, works_seed)], material_of(medium), glasses(modality, device), seed)
 
 
 def shaken(net: nn.Module, seed: int = 0) -> nn.Module:

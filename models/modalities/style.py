@@ -293,7 +293,9 @@ class StyleLessons:
         self._exam_photos = photos[:_EXAM_PHOTOS]
         self._photos = photos[_EXAM_PHOTOS:] or photos
         self._targets = _stacked([_targets(perceptual, works) for works in targets])
-        self._palettes = [Palette.of(_sized(work, _STYLE_SIDE) for work in works) if works else None for works in targets]
+        self._turns, self._hues = (
+            torch.stack(m).to(perceptual.device) for m in zip(*map(self._recolouring, targets), strict=True)
+        )
         self._styled = [i for i, works in enumerate(targets) if works]
         self._plain = [i for i, works in enumerate(targets) if not works]
 
@@ -320,7 +322,7 @@ class StyleLessons:
     def distance(self, code: int, works: Sequence[Work]) -> float:
         """See ``Lessons.distance``, of pictures as they are, each counting the same."""
         target = [Moments(layer.mean[code : code + 1], layer.covariance[code : code + 1]) for layer in self._targets]
-        pictures = (torch.tensor(work).permute(2, 0, 1)[None].float() / 255.0 for work in works)
+        pictures = (_pixels_of(work)[None].to(self._perceptual.device) for work in works)
         return float(np.mean([_style_distance(_scales(self._perceptual, p), target).item() for p in pictures]))
 
     def _draw_code(self, rng: Generator) -> int:
@@ -331,30 +333,36 @@ class StyleLessons:
         return pool[rng.integers(len(pool))]
 
     def _assemble(self, photos: list[Tensor], codes: list[int], *, live: bool, shift: tuple[int, int]) -> StyleBatch:
-        index = torch.tensor(codes)
+        device = self._perceptual.device
+        index = torch.tensor(codes, device=device)
+        photo = torch.stack(photos).to(device)
         return StyleBatch(
-            photo=torch.stack(photos),
+            photo=photo,
             code=index,
             perceptual=self._perceptual,
             targets=[Moments(layer.mean[index], layer.covariance[index]) for layer in self._targets],
-            recoloured=torch.stack([self._recoloured(photo, code) for photo, code in zip(photos, codes, strict=True)]),
-            weight=torch.tensor([float(code in self._styled) for code in codes]),
+            recoloured=self._recoloured(photo, index),
+            weight=torch.tensor([float(code in self._styled) for code in codes], device=device),
             live=live,
             shift=shift,
         )
 
-    def _recoloured(self, photo: Tensor, code: int) -> Tensor:
-        """A photo (3, H, W) in the palette of a code's works, kept within [0, 1].
+    def _recolouring(self, works: Sequence[Work]) -> tuple[Tensor, Tensor]:
+        """The (3, 3) map into the palette of a code's works, and their mean colour (3,); without works, what changes nothing.
 
         One map for all photos, from the colours photos have on the whole: the artist's blue is then the same in every
         picture, and a blue sky does not turn beige because the rest of its photo is grey.
         """
-        palette = self._palettes[code]
-        if palette is None:
-            return photo
-        centred = photo - self._daylight.mean[:, None, None]
-        moved = torch.einsum("ij,jhw->ihw", self._daylight.moved_to(palette), centred)
-        return (moved + palette.mean[:, None, None]).clamp(0, 1)
+        if not works:
+            return torch.eye(3), self._daylight.mean
+        palette = Palette.of(_sized(work, _STYLE_SIDE) for work in works)
+        return self._daylight.moved_to(palette), palette.mean
+
+    def _recoloured(self, photos: Tensor, codes: Tensor) -> Tensor:
+        """Photos (B, 3, H, W) in the palettes of the works of each one's code (B,), kept within [0, 1]."""
+        centred = photos - self._daylight.mean.to(photos.device)[:, None, None]
+        turned = torch.einsum("bij,bjhw->bihw", self._turns[codes], centred)
+        return (turned + self._hues[codes][:, :, None, None]).clamp(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,17 +428,24 @@ def _centre(photo: Tensor, size: int) -> Tensor:
 
 def _sized(work: Work, side: int) -> Tensor:
     """(H, W, 3) uint8 → (3, h, w) float32 in [0, 1] with a geometric mean side of ``side`` and no side under 192."""
-    picture = torch.tensor(work).permute(2, 0, 1)[None].float() / 255.0
+    picture = _pixels_of(work)[None]
     height, width = picture.shape[2:]
     scale = max(side / math.sqrt(height * width), 192 / min(height, width))
     size = (round(height * scale), round(width * scale))
     return F.interpolate(picture, size=size, mode="bicubic", antialias=True).clamp(0, 1)[0]
 
 
+def _pixels_of(work: Work) -> Tensor:
+    """(H, W, 3) uint8 → (3, H, W) float32 in [0, 1]."""
+    return torch.tensor(work).permute(2, 0, 1).float() / 255.0
+
+
 @torch.no_grad()
 def _targets(perceptual: Perceptual, works: Sequence[Work]) -> list[Moments]:
     """The mean moments of an artist's works: each work counts the same, whatever its size."""
-    per_work = [[moments(f) for f in _scales(perceptual, _sized(work, _STYLE_SIDE)[None])] for work in works]
+    per_work = [
+        [moments(f) for f in _scales(perceptual, _sized(work, _STYLE_SIDE)[None].to(perceptual.device))] for work in works
+    ]
     return [
         Moments(torch.cat([m.mean for m in layer]).mean(dim=0), torch.cat([m.covariance for m in layer]).mean(dim=0))
         for layer in zip(*per_work, strict=True)
@@ -514,7 +529,7 @@ def _painted(net: StyleNet, batch: StyleBatch) -> tuple[Tensor, Tensor]:
     if batch.live or not bool(net.norm_mean[batch.code].any(dim=1).all()):
         picture, seen = net(batch.photo, codes)
         _observe_inplace(net, batch.code, *seen)
-        return picture, torch.zeros(len(codes))
+        return picture, codes.new_zeros(len(codes))
     frozen = net.norm_mean[batch.code], net.norm_var[batch.code]
     picture = net(batch.photo, codes, frozen)[0]
     return picture, (picture - net(batch.photo, codes)[0]).abs().mean(dim=(1, 2, 3))
@@ -533,7 +548,7 @@ def _grid(picture: Tensor, period: int = 4, blocks: int = 8) -> Tensor:
     phases = trimmed.reshape(batch, channels, rows, blocks, period, columns, blocks, period).mean(dim=(3, 6))
     phases = phases.permute(0, 1, 2, 4, 3, 5)  # (B, C, rows, columns, period, period)
     phases = phases - phases.mean(dim=(4, 5), keepdim=True)
-    ramp = torch.linspace(-1.0, 1.0, period)
+    ramp = torch.linspace(-1.0, 1.0, period, device=picture.device)
     for axis in (ramp[:, None], ramp[None, :]):
         slope = (phases * axis).sum(dim=(4, 5), keepdim=True) / (axis.square().sum() * period)
         phases = phases - slope * axis
@@ -758,7 +773,7 @@ class StyleModality:
 
     def codes(self, net: StyleNet) -> npt.NDArray[np.float32]:
         """See ``Modality.codes``."""
-        return net.codes.detach().numpy().copy()
+        return net.codes.detach().cpu().numpy().copy()
 
     @torch.no_grad()
     def set_codes_inplace(self, net: StyleNet, codes: npt.NDArray[np.float32]) -> None:
@@ -781,21 +796,21 @@ class StyleModality:
             if not error < least:
                 break
             best, least = net.codes[row].clone(), error
-            ridge = _COLOUR_RIDGE * len(known) * torch.eye(4)
+            ridge = _COLOUR_RIDGE * len(known) * torch.eye(4, device=known.device)
             change = torch.linalg.solve(known.T @ known + ridge, known.T @ missing)  # (4, 3)
             net.codes[row, -_UNDERPAINTING:] += torch.cat([change[:3].T.flatten(), change[3]])
         net.codes[row] = best
 
     def _broad_masses_of(self, net: StyleNet, row: int, batches: Sequence[StyleBatch]) -> tuple[Tensor, Tensor]:
         """What the underpainting of a code is mixed from, (N, 4), and how far the picture is from the palette, (N, 3)."""
-        known, missing = [torch.zeros(0, 4)], [torch.zeros(0, 3)]
+        known, missing = [net.codes.new_zeros(0, 4)], [net.codes.new_zeros(0, 3)]
         for batch in batches:
             mine = batch.code == row
             photo, recoloured = batch.photo[mine], batch.recoloured[mine]
             if len(photo):
                 picture = net(photo, net.codes[row].expand(len(photo), -1))[0]
                 masses, wanted, found = (_broad_masses(_without_rim(p)) for p in (photo, recoloured, picture))
-                known.append(torch.cat([masses, torch.ones(len(masses), 1)], dim=1))
+                known.append(torch.cat([masses, masses.new_ones(len(masses), 1)], dim=1))
                 missing.append(wanted - found)
         return torch.cat(known), torch.cat(missing)
 
@@ -846,7 +861,7 @@ def _pass_masses_inplace(net: StyleNet) -> None:
     for block in (*net.blocks, net.detail):
         block.b.weight[-_MASSES:] = 0
     net.to_half.weight[-4 * _MASSES :] = 0
-    net.to_half.weight[-4 * _MASSES :, -_MASSES:] = _enlarged(torch.eye(_MASSES))
+    net.to_half.weight[-4 * _MASSES :, -_MASSES:] = _enlarged(torch.eye(_MASSES)).to(net.to_half.weight)
 
 
 @torch.no_grad()
@@ -860,7 +875,7 @@ def _soft_upscaling_inplace(conv: nn.Conv2d) -> None:
     constrained too.
     """
     weight = conv.weight.view(-1, 4, conv.in_channels, 9).permute(0, 2, 1, 3).reshape(-1, 36)
-    soft = (weight @ _SOFT.to(weight.dtype)).view(-1, conv.in_channels, 4, 9).permute(0, 2, 1, 3)
+    soft = (weight @ _SOFT.to(weight)).view(-1, conv.in_channels, 4, 9).permute(0, 2, 1, 3)
     conv.weight.copy_(soft.reshape(conv.weight.shape))
     if conv.bias is not None:
         biases = conv.bias.view(-1, 4)
@@ -887,7 +902,7 @@ _SOFT: Final = _soft_projector()
 
 
 def _pixels(pictures: Tensor) -> list[Work]:
-    return [(p.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy() for p in pictures]
+    return [(p.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy() for p in pictures]
 
 
 MODALITIES: Final = (StyleModality("style-kiosk", 32), StyleModality("style-studio", 64))

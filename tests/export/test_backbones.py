@@ -126,7 +126,7 @@ def test_the_file_is_opened_for_weights_only(source: backbones._Source, monkeypa
         return {}
 
     monkeypatch.setattr(torch, "load", load)
-    known = replace(source, build=lambda _tensors: SimpleNamespace(name="empty", features=lambda _picture: []))
+    known = replace(source, build=lambda _tensors, _device: SimpleNamespace(name="empty", features=lambda _picture: []))
     monkeypatch.setitem(backbones._SOURCES, name_of(source), known)
 
     backbones.load(name_of(known))
@@ -148,10 +148,10 @@ def test_the_packages_are_found_without_being_imported(source: backbones._Source
 def test_vgg19_computes_in_bfloat16_only_where_the_cpu_multiplies_in_it(monkeypatch: pytest.MonkeyPatch, *, can: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": can})
 
-    assert backbones._multiplies_bfloat16() is can
+    assert backbones._multiplies_bfloat16(torch.device("cpu")) is can
 
 
 def test_a_cpu_that_says_nothing_of_bfloat16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
 
-    assert backbones._multiplies_bfloat16() is False
+    assert backbones._multiplies_bfloat16(torch.device("cpu")) is False

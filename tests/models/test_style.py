@@ -280,8 +280,9 @@ def test_a_colour_moves_to_the_same_place_in_the_palette_whatever_else_is_in_its
     sky = torch.tensor([0.45, 0.6, 0.8])[:, None, None]
     grey, vivid = torch.full((3, 8, 16), 0.5), torch.rand((3, 8, 16), generator=torch.Generator().manual_seed(1))
 
+    row = torch.tensor([0])
     among_grey, among_colours = (
-        lessons._recoloured(torch.cat([sky.expand(3, 8, 16), rest], dim=2), 0)[:, :, :16] for rest in (grey, vivid)
+        lessons._recoloured(torch.cat([sky.expand(3, 8, 16), rest], dim=2)[None], row)[0, :, :, :16] for rest in (grey, vivid)
     )
 
     assert torch.equal(among_grey, among_colours)
@@ -293,7 +294,8 @@ def test_the_recoloured_photos_have_the_works_palette_on_the_whole() -> None:
     photos = [np.random.default_rng(i).normal(120, 20, (300, 300, 3)).clip(0, 255).astype(np.uint8) for i in range(3)]
     lessons = style.StyleLessons(Glass("glass"), [[work]], photos, 1, size=64, batch=1, settling_steps=0, emphasis=None)
 
-    moved = Palette.of([lessons._recoloured(style._photo(photo), 0) for photo in photos])
+    row = torch.tensor([0])
+    moved = Palette.of([lessons._recoloured(style._photo(photo)[None], row)[0] for photo in photos])
     wanted = Palette.of([style._sized(work, style._STYLE_SIDE)])
 
     assert torch.allclose(moved.mean, wanted.mean, atol=0.01)
