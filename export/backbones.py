@@ -20,7 +20,6 @@ from torch import Tensor
 from export.errors import IntegrityError, NotConfiguredError
 from models.perceptual import EfficientNetLite0, Perceptual, Vgg19
 
-
 _CPU = torch.device("cpu")
 
 

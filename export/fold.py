@@ -93,14 +93,14 @@ def _statistics(x: str, outputs: Mapping[str, npt.NDArray[np.generic]]) -> NormS
 
 
 def _typical(statistics: Sequence[NormStatistics], epsilon: float) -> NormStatistics:
-    """Statistics whose factor and offset are the average photo's.
+    """The mean of the photos' means, and the variance whose factor is the geometric mean of the photos' factors.
 
-    The mean of the variances would lean to the busiest photo and leave a quiet sky without strokes.
+    The mean of the variances would lean to the busiest photo and leave a quiet sky without strokes; the mean of the factors, to
+    the quietest, and change the others' pictures more.
     """
-    factors = [1 / np.sqrt(s.variance.astype(np.float64) + epsilon) for s in statistics]
-    factor = np.mean(factors, axis=0)
-    mean = np.mean([s.mean * f for s, f in zip(statistics, factors, strict=True)], axis=0) / factor
-    variance = np.maximum(factor**-2 - epsilon, 0)
+    variances = np.array([s.variance for s in statistics], dtype=np.float64) + epsilon
+    variance = np.maximum(np.exp(np.log(variances).mean(axis=0)) - epsilon, 0)
+    mean = np.mean([s.mean for s in statistics], axis=0, dtype=np.float64)
     return NormStatistics(mean.astype(np.float32), variance.astype(np.float32))
 
 
