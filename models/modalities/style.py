@@ -49,9 +49,10 @@ _EMPHASIS: Final = 0.6  # of the draws are of the emphasised code; the rest is s
 _LIVE_SHARE: Final = 0.15
 
 _OVERHANG: Final = 2  # pixels by which the stem's window reaches beyond the four it is about
-# Edge padding around what is painted, cut off afterwards. With 32 pixels a bare wall has a frame of up to 21 grey levels (the
-# studio tier's public codes, folded), with 36 none above 5 (`tests/meta/test_base_pictures.py` asks for 8).
+# Edge padding around what is painted, cut off afterwards. With 32 pixels a bare wall has a frame of up to 21 grey levels, with
+# these none that strokes do not make by themselves (the public codes, folded; `tests/meta/test_base_pictures.py` asks for 8).
 _MARGIN: Final = 36
+_STUDIO_MARGIN: Final = 40
 # What the zero padding inside does to a picture reaches as far inwards while training, too. The style loss does not see that
 # rim, or it would teach the network to park the palette's rarer colours there; the loss of colour sees its inner part, so that
 # it is painted like the rest.
@@ -702,6 +703,7 @@ class StyleModality:
         batch: crops per step.
         settling_steps: first steps that use live statistics only, where running ones mean nothing yet.
         live_share: of the later steps use them, too.
+        margin: pixels that the photo's edge is repeated outwards before painting.
     """
 
     name: str
@@ -710,6 +712,7 @@ class StyleModality:
     batch: int = 2
     settling_steps: int = 0
     live_share: float = _LIVE_SHARE
+    margin: int = _MARGIN
     backbones: tuple[str, ...] = ("vgg19",)
     objectives: tuple[StyleObjective, ...] = (StyleObjective(),)
 
@@ -729,7 +732,7 @@ class StyleModality:
     @property
     def frame(self) -> Frame:
         """See ``Modality.frame``."""
-        return Frame(multiple=4, margin=_MARGIN + _OVERHANG, used=_OVERHANG)
+        return Frame(multiple=4, margin=self.margin + _OVERHANG, used=_OVERHANG)
 
     def build(self, seed: int, codes: int = 1) -> StyleNet:
         """See ``Modality.build``: He initialisation; the PixelShuffle layers start without a grid."""
@@ -905,4 +908,4 @@ def _pixels(pictures: Tensor) -> list[Work]:
     return [(p.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy() for p in pictures]
 
 
-MODALITIES: Final = (StyleModality("style-kiosk", 32), StyleModality("style-studio", 64))
+MODALITIES: Final = (StyleModality("style-kiosk", 32), StyleModality("style-studio", 64, margin=_STUDIO_MARGIN))
