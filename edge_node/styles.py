@@ -26,7 +26,7 @@ from edge_node.errors import UnknownStyleError
 from export import release, weights
 from export.errors import IntegrityError, NotConfiguredError, ResourceError, UsageError
 from export.files import Digest, digest_of, held, read_bounded, write_atomic, write_folder_atomic
-from export.fold import FoldError, calibrate, fold
+from export.fold import FoldError, NormStatistics, calibrations, fold
 from export.parity import Folding, Parity, compare, folding
 from export.quantize import QuantizeError, int8_onnx, observe
 from export.runtime import RUNTIMES, Precision, Runtime, RuntimeFailedError, installed, open_engine
@@ -319,22 +319,25 @@ def _nearest_fold(
     exact_pictures: Sequence[Work],
     distance: Distance | None,
 ) -> _Folded:
-    """The graph with every norm frozen or, where that is too far from the exact one, with the first one live.
+    """The first that is near enough: every norm frozen in the middle of the photos, or at quiet ones, or the first norm live.
 
     Raises:
         FoldError: the graph has a norm that cannot be frozen.
     """
-    statistics = calibrate(exact, signature, code, photos)
+    middle, quiet = calibrations(exact, signature, code, photos)
     far = distance or (lambda _pictures: 0.0)
     style_exact = far(exact_pictures)
 
-    def made(*, first_live: bool) -> _Folded:
+    def made(statistics: Mapping[str, NormStatistics], *, first_live: bool) -> _Folded:
         graph = fold(exact, signature, code, statistics, first_live=first_live)
         pictures = _painted(graph, signature, probes)
         return _Folded(graph, pictures, folding(exact_pictures, pictures, style_exact, far(pictures)), first_live)
 
-    frozen = made(first_live=False)
-    return frozen if frozen.seen.is_near() else made(first_live=True)
+    for statistics in (middle, quiet):
+        frozen = made(statistics, first_live=False)
+        if frozen.seen.is_near():
+            return frozen
+    return made(middle, first_live=True)
 
 
 def measure_missing(home: Home, style: Style, source: VerifiedRelease) -> Style:

@@ -115,7 +115,7 @@ def test_auto_takes_int8_only_where_it_was_found_near_enough(home: Home) -> None
 
 def with_distances(place: Path, world: VerifiedRelease, frozen: float, live: float) -> Home:
     """A machine with one style that is so far from its works with all norms frozen, and with the first live; exact: 0.1."""
-    made, found = simulators.make_node(place), iter((0.100, frozen, live))
+    made, found = simulators.make_node(place), iter((0.100, frozen, frozen, live))
     code = simulators.style_code(world)
     styles.compile_style(made, "sea", code, world, simulators.LINEAGE, distance=lambda _works: next(found))
     return made

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export.fold import FoldError, NormStatistics, calibrate, fold
+from export.fold import FoldError, NormStatistics, calibrate, calibrations, fold
 from export.runtime import inputs_of, open_engine
 from models.contract import Signature, TensorSpec, Work
 from models.samplers import mix, paint
@@ -135,6 +135,17 @@ def test_what_is_frozen_lies_in_the_middle_of_what_the_network_itself_uses(expor
     assert len(exported.photos) > 1
     assert np.allclose((variances + 1e-5) ** -0.5, np.exp(np.mean(np.log(factors), axis=0)), rtol=2e-3, atol=2e-4)
     assert np.allclose(means, np.mean(centres, axis=0), rtol=2e-3, atol=2e-3)
+
+
+def test_what_leans_to_quiet_photos_strokes_more_strongly_than_the_middle(exported: Exported) -> None:
+    quiet, busy = np.full((64, 64, 3), 128, np.uint8), exported.photos[0]
+    quiet[32:] += 6
+
+    middle, leaning = calibrations(exported.exact, exported.signature, exported.codes[0], [quiet, busy])
+
+    pairs = [(middle[name].variance, leaning[name].variance) for name in middle]
+    assert all((b <= a * 1.001 + 1e-7).all() for a, b in pairs)
+    assert any((b < 0.5 * a).any() for a, b in pairs)
 
 
 def test_calibrating_and_folding_leave_the_exact_graph_as_it_was(exported: Exported) -> None:
