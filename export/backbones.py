@@ -45,7 +45,7 @@ def _lite0(tensors: Mapping[str, Tensor], device: torch.device) -> Perceptual:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether this processor has bfloat16 dot products; elsewhere bfloat16 is emulated and slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 

@@ -112,7 +112,7 @@ def _middle(statistics: Sequence[NormStatistics], epsilon: float) -> NormStatist
     """
     variances = np.array([s.variance for s in statistics], dtype=np.float64) + epsilon
     variance = np.maximum(np.exp(np.log(variances).mean(axis=0)) - epsilon, 0)
-    mean = np.mean([s.mean for s in statistics], axis=0, dtype=np.float64)
+    mean = np.array([s.mean for s in statistics], dtype=np.float64).mean(axis=0)
     return NormStatistics(mean.astype(np.float32), variance.astype(np.float32))
 
 

@@ -30,7 +30,7 @@ def test_a_gradient_is_the_cpus() -> None:
     for device in (CPU, GPU):
         net = tiny.STYLE.build(seed=0, codes=2).to(device)
         batch = tiny.lessons_of(tiny.STYLE, device=device).batch(0)
-        tiny.STYLE.objectives[0].loss(net, batch).backward()
+        tiny.STYLE.objectives[0].loss(net, batch).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         gradients.append(torch.cat([p.grad.flatten().cpu() for p in net.parameters() if p.grad is not None]))
 
     assert torch.linalg.norm(gradients[1] - gradients[0]) < 0.02 * torch.linalg.norm(gradients[0])
