@@ -7,8 +7,8 @@ torch: a gallery can fold a new mix.
 
 The first norm can be left as it is. It is the one through which a photo's own exposure and contrast come in, so most of what
 folding changes goes with it: pictures of three painters' learned styles differed by a CIEDE2000 of 2.7 to 4.8 with all norms
-frozen, and by 2.2 to 4.0 with that one live. In int8 (``quantize.py``) a picture takes 6 to 17 % longer for it, and has to be
-painted whole.
+frozen at the quieter photos, and by 2.2 to 4.0 with that one live. In int8 (``quantize.py``) a picture takes 6 to 17 % longer
+for it, and has to be painted whole.
 """
 
 from __future__ import annotations
