@@ -1,7 +1,7 @@
 """Does federation help? Every way to train, side by side: alone, averaged, ours, and all works in one place.
 
-    scripts/bench federation --works DIR --photos DIR             # about an hour on two cores
-    scripts/bench federation --works DIR --photos DIR --cache FOLDER --seeds 3 --steps 480    # goes on from what is there
+    scripts/bench federation --works DIR --photos DIR             # an hour and twenty minutes on two cores
+    scripts/bench federation --works DIR --photos DIR --cache FOLDER --seeds 3 --steps 800    # goes on from what is there
 
 DIR holds a folder of works for each artist; the photos are painted and judged, and never trained on. Judges took no part in
 training and are tried on the real works first (``scripts/judges.py``); what a row is, ``scripts/rows.py`` says.
@@ -470,7 +470,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--only", nargs="+", choices=ROWS, help="these rows")
     add("--seeds", type=int, default=2)
     add("--first-seed", type=int, default=1, help="with seed 0 momentum and length of rounds were chosen")
-    add("--steps", type=int, default=340, help="an artist's batches")
+    add("--steps", type=int, default=520, help="an artist's batches")
     add("--round-steps", type=int, default=10, help="batches between two exchanges")
     add("--start", choices=tuple(_RATES), default="random")
     add("--tier", choices=sorted(registry.modalities()), default="style-studio")
