@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coordinator import publish, service
+from coordinator import pki, publish, qrcode, service
 from coordinator.config import Home, find_home
-from coordinator.store import Role, Store
+from coordinator.store import Node, Role, Store
 from export import console
 from export.console import DEBUG, HomeOption, JsonOption
 from export.errors import UsageError
@@ -25,7 +27,9 @@ app = typer.Typer(
     help="Runs rounds across artists' machines, judges what comes out, signs and publishes it.",
 )
 release_app = typer.Typer(no_args_is_help=True, help="Signed releases.")
+nodes_app = typer.Typer(invoke_without_command=True, help="The members.")
 app.add_typer(release_app, name="release")
+app.add_typer(nodes_app, name="nodes")
 
 
 @app.command()
@@ -70,31 +74,64 @@ def invite(
     *,
     role: Annotated[str, typer.Option(help="artist or gallery.")] = "artist",
     expires: Annotated[str, typer.Option(help="How long it can be used, e.g. 7d, 12h, 30m.")] = "7d",
+    qr: Annotated[Path | None, typer.Option(help="Also write it as a QR code: a .svg or .png file.")] = None,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Take back the invites of that name that were not used.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an invite that one machine can join with, once."""
+    """Make an invite that one machine can join with, once. Shows it as text and as a QR code."""
     with console.errors(as_json=as_json):
-        text = service.invite(find_home(home), name, _role(role), _seconds(expires))
+        place = find_home(home)
+        if revoke:
+            taken = service.take_invites_back(place, name)
+            console.show({"revoked": taken}, as_json=as_json, text=lambda: console.said(f"{taken} taken back."))
+            return
+        text = service.invite(place, name, _role(role), _seconds(expires))
+        if qr is not None:
+            qrcode.write(qr, text)
         data = {"invite": text, "name": name, "role": role}
-        console.show(data, as_json=as_json, text=lambda: console.said(text))
+
+        def show() -> None:
+            console.said(text)
+            console.talk.print(qrcode.for_terminal(text), highlight=False)  # beside the result: a script wants the text alone
+
+        console.show(data, as_json=as_json, text=show)
 
 
-@app.command()
-def nodes(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List the members and whether their nodes are online."""
+@nodes_app.callback()
+def nodes(context: typer.Context, *, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the members and whether their nodes are online, and the invites not used yet."""
+    if context.invoked_subcommand is not None:
+        return
     with console.errors(as_json=as_json):
         place = _ready(home)
-        online = service.online(place)
-        members = Store(place.database).nodes()
-        data = {
-            "nodes": [
-                {"alias": n.alias, "role": n.role, "node_id": str(n.node_id), "joined": n.joined, "online": n.node_id in online}
-                for n in members
-            ]
-        }
-        rows = [[n.alias, n.role, "online" if n.node_id in online else "offline", n.joined] for n in members]
-        console.show(data, as_json=as_json, text=lambda: console.table(["node", "role", "", "joined"], rows))
+        store, online = Store(place.database), service.online(place)
+        members = [_member(place, node, online) for node in store.nodes_ever()]
+        waiting = [
+            {"alias": i.alias, "role": i.role, "expires": datetime.fromtimestamp(i.expires, UTC).isoformat(timespec="seconds")}
+            for i in store.open_invites(time.time())
+        ]
+
+        def text() -> None:
+            rows = [[str(m[field]) for field in ("alias", "role", "state", "digits", "joined")] for m in members]
+            rows += [[i["alias"], i["role"], "invited", "", f"until {i['expires']}"] for i in waiting]
+            console.table(["node", "role", "", "six digits", "joined"], rows)
+
+        console.show({"nodes": members, "invites": waiting}, as_json=as_json, text=text)
+
+
+@nodes_app.command("revoke")
+def nodes_revoke(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The member's name or number.")],
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a membership: from now on nothing of that node is taken, and nothing told to it."""
+    with console.errors(as_json=as_json):
+        member = service.end_membership(_ready(home), node)
+        data = {"alias": member.alias, "node_id": str(member.node_id)}
+        console.show(data, as_json=as_json, text=lambda: console.said(f"The membership of {member.alias} has ended."))
 
 
 @app.command("round")
@@ -205,6 +242,20 @@ def _ready(home: Path | None) -> Home:
     place = find_home(home)
     place.config()
     return place
+
+
+def _member(home: Home, node: Node, online: frozenset[int]) -> dict[str, object]:
+    state = "revoked" if node.revoked else "online" if node.node_id in online else "offline"
+    return {
+        "alias": node.alias,
+        "role": node.role,
+        "node_id": str(node.node_id),
+        "joined": node.joined,
+        "revoked": node.revoked,
+        "online": state == "online",
+        "state": state if node.role == "artist" or node.revoked else "gallery",
+        "digits": pki.digits(home, node.keys),
+    }
 
 
 def _role(text: str) -> Role:

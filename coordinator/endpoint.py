@@ -1,7 +1,25 @@
-"""What a node may ask of a coordinator beside Flower's own calls: the CA certificate, to join, the time, releases.
+"""What a node may ask of a coordinator beside Flower's own calls. Served below ``/sfumato/v1/`` on the public TLS port.
 
-Served below ``/sfumato/v1/`` on the public TLS port. Bodies are bounded, paths are looked up in the signed manifest and
-never joined from what a client sent, and errors say one sentence.
+| path | asked by | answers |
+|---|---|---|
+| GET /ca | anybody | the authority's certificate, which an invite pins |
+| GET /time | anybody | the time |
+| POST /join | the holder of an invite | membership, provenance certificate, whom to trust, the time |
+| POST /rejoin | a member this database has forgotten | the same |
+| POST /certificate | a member | a provenance certificate with a new term |
+| GET /release, /releases/… | a member | the served release, its files |
+
+All but the first two are signed with the node's enrolled key (``export/requests.py``). What is checked of a signed request, in
+this order:
+
+1. The headers say who asks, in our form (401).
+2. Whoever asks is a member, or brings his keys along: joining and rejoining (403, with what to do).
+3. The signature is that key's over this request (401).
+4. Its time is near ours and its nonce new (401).
+5. The membership was not ended (403). Only now, so that nobody but its holder hears what became of a key.
+
+Bodies are bounded, paths are looked up in the signed manifest and never joined from what a client sent, and errors say one
+sentence.
 """
 
 from __future__ import annotations
@@ -13,17 +31,19 @@ import secrets
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from coordinator import enrolment, pki
 from coordinator.config import Home
+from coordinator.errors import JoinRefusedError, MembershipEndedError, NotAMemberError, UnsignedError
 from coordinator.publish import current_release, open_release
 from coordinator.store import Node, Store
 from export.errors import (
@@ -36,12 +56,13 @@ from export.errors import (
     UsageError,
 )
 from export.files import read_bounded
+from export.identity import PublicKeys
 from export.ledger import Ledger
+from export.requests import Claim, Replays, Request, claim_of, is_signed
 from export.signing import MANIFEST, SIGNATURES, Trust
 
 PREFIX: Final = "/sfumato/v1"
-_JOIN_MAX_BYTES: Final = 8192
-_KEY_MAX_CHARACTERS: Final = 2048
+_BODY_MAX_BYTES: Final = 8192
 _FILE_MAX_BYTES: Final = 64 * 2**20
 
 _JOINING: Final = threading.Lock()
@@ -54,26 +75,22 @@ RegisterNode = Callable[[bytes], int]
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """The body of a join request."""
+    """The body of a request to join: an invite's secret and the keys to enrol."""
 
     secret: bytes
-    flower_key: str
+    keys: PublicKeys
 
     @classmethod
     def parse(cls, raw: bytes) -> Joining:
         """Read a request.
 
         Raises:
-            UsageError: not a join request.
+            UsageError: not a request to join.
         """
         try:
-            plain = json.loads(raw)
-            if set(plain) != {"secret", "flower_key"} or not isinstance(plain["flower_key"], str):
-                raise ValueError("other fields")
-            if len(plain["flower_key"]) > _KEY_MAX_CHARACTERS:
-                raise ValueError("the key is too long")
-            return cls(b64decode(plain["secret"], validate=True), plain["flower_key"])
-        except (ValueError, TypeError, AttributeError, binascii.Error, RecursionError) as error:
+            plain = _fields(raw, {"secret", "keys"})
+            return cls(b64decode(str(plain["secret"]), validate=True), PublicKeys.from_plain(plain["keys"]))
+        except (ValueError, binascii.Error, IntegrityError) as error:
             raise UsageError("this is not a request to join", advice="Update Sfumato on your machine.") from error
 
 
@@ -85,21 +102,37 @@ def create_endpoint(home: Home, register_node: RegisterNode) -> Starlette:
         register_node: called in a thread when somebody joins as an artist.
     """
     store = Store(home.database)
+    door = _Door(store, Replays(time.time()))
 
-    async def ca(_request: Request) -> Response:
-        return PlainTextResponse(read_bounded(home.ca_certificate, _JOIN_MAX_BYTES), media_type="application/x-pem-file")
+    async def ca(_request: HttpRequest) -> Response:
+        return PlainTextResponse(read_bounded(home.ca_certificate, _BODY_MAX_BYTES), media_type="application/x-pem-file")
 
-    async def now(_request: Request) -> Response:
+    async def now(_request: HttpRequest) -> Response:
         return JSONResponse({"time": time.time()})
 
-    async def join(request: Request) -> Response:
-        joining = Joining.parse(await _bounded_body(request))
+    async def join(request: HttpRequest) -> Response:
+        signed, claim = await _signed(request)
+        joining = Joining.parse(signed.body)
+        door.require(signed, claim, joining.keys)
         return JSONResponse(await run_in_threadpool(_join, home, store, joining, register_node))
 
-    async def release(_request: Request) -> Response:
+    async def rejoin(request: HttpRequest) -> Response:
+        signed, claim = await _signed(request)
+        keys, word = _rejoining(signed.body)
+        door.require(signed, claim, keys)
+        return JSONResponse(await run_in_threadpool(_rejoin, home, store, keys, word, register_node))
+
+    async def certificate(request: HttpRequest) -> Response:
+        signed, claim = await _signed(request)
+        member = await run_in_threadpool(door.member, signed, claim)
+        return JSONResponse({"certificate": await run_in_threadpool(_certify, home, member)})
+
+    async def release(request: HttpRequest) -> Response:
+        await run_in_threadpool(door.member, *await _signed(request))
         return JSONResponse(await run_in_threadpool(_newest, home, store))
 
-    async def release_file(request: Request) -> Response:
+    async def release_file(request: HttpRequest) -> Response:
+        await run_in_threadpool(door.member, *await _signed(request))
         version, path = int(request.path_params["version"]), request.path_params["path"]
         return await run_in_threadpool(_release_file, home, version, path)
 
@@ -108,6 +141,8 @@ def create_endpoint(home: Home, register_node: RegisterNode) -> Starlette:
             Route(f"{PREFIX}/ca", ca),
             Route(f"{PREFIX}/time", now),
             Route(f"{PREFIX}/join", join, methods=["POST"]),
+            Route(f"{PREFIX}/rejoin", rejoin, methods=["POST"]),
+            Route(f"{PREFIX}/certificate", certificate, methods=["POST"]),
             Route(f"{PREFIX}/release", release),
             Route(f"{PREFIX}/releases/{{version:int}}/{{path:path}}", release_file),
         ],
@@ -115,37 +150,133 @@ def create_endpoint(home: Home, register_node: RegisterNode) -> Starlette:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """Tells members from others; the numbers are the module's."""
+
+    store: Store
+    replays: Replays
+
+    def member(self, request: Request, claim: Claim) -> Node:
+        """Whoever asks.
+
+        Raises:
+            NotAMemberError, UnsignedError, MembershipEndedError: see the module.
+        """
+        # 2.
+        node = self.store.member(claim.node)
+        if node is None:
+            raise NotAMemberError("this coordinator does not know this machine", advice="Join with: sfumato join INVITE")
+        self.require(request, claim, node.keys)
+        # 5.
+        if node.revoked is not None:
+            raise MembershipEndedError(
+                f"the membership of {node.alias!r} was ended on {node.revoked[:10]}",
+                advice="Ask the coordinator why. What this machine learned and installed stays usable.",
+            )
+        return node
+
+    def require(self, request: Request, claim: Claim, keys: PublicKeys) -> None:
+        """Have a request be signed by the holder of some keys, now and once.
+
+        Raises:
+            UnsignedError: it is not.
+        """
+        # 3.
+        if not is_signed(request, claim, keys.enrolled):
+            raise UnsignedError("the request's signature is wrong", advice="Update Sfumato on your machine.")
+        # 4.
+        fault = self.replays.refuse(claim, time.time())
+        if fault == "clock":
+            raise UnsignedError("the request is not from now", advice="Start sfumato up again; it asks for the time first.")
+        if fault is not None:
+            raise UnsignedError("the request was made before", advice="Try again.")
+
+
+async def _signed(request: HttpRequest) -> tuple[Request, Claim]:
+    """The request as it is signed, and who it says made it.
+
+    Raises:
+        UnsignedError: it says nobody did.
+    """
+    body = await _bounded_body(request)
+    # 1.
+    claim = claim_of(request.headers)
+    if claim is None:
+        raise UnsignedError("the request is not signed", advice="Update Sfumato on your machine.")
+    return Request(request.method, request.scope["raw_path"].decode("ascii", "replace"), body), claim
+
+
 def _join(home: Home, store: Store, joining: Joining, register_node: RegisterNode) -> dict[str, object]:
     """Take the invite, tell Flower, remember the member, answer with whom to trust.
 
-    Who asks again with the same invite and key did not get the answer, and is given it again.
+    Who asks again with the same invite and keys did not get the answer, and is given it again.
     """
-    member = _enrol(home, store, joining, register_node)
-    # Newest for a newcomer is what is served: whatever number was given out beyond it, it could not fetch that.
-    trust = replace(Trust.load(home.trust_file), highest_version=current_release(home).manifest.version)
-    return {
-        "alias": member.alias,
-        "role": member.role,
-        "node_id": str(member.node_id),
-        "trust": trust.to_plain(),
-        "modality": home.config().modality,
-    }
+    return _welcome(home, _enrol(home, store, joining, register_node))
 
 
 def _enrol(home: Home, store: Store, joining: Joining, register_node: RegisterNode) -> Node:
     """One at a time: a name is looked up before Flower is told of a key, since Flower never forgets a key it was told of."""
     with _JOINING:
-        member = store.joined_with(joining.secret, joining.flower_key)
+        member = store.joined_with(joining.secret, joining.keys)
         if member is not None:
             return member
         now = time.time()
-        _, role = store.invited(joining.secret, joining.flower_key, now)
+        _, role = store.invited(joining.secret, joining.keys, now)
         # A gallery takes no part in rounds, so that Flower need not know it.
-        node_id = register_node(joining.flower_key.encode()) if role == "artist" else secrets.randbits(63)
-        member = store.join(joining.secret, joining.flower_key, node_id, now)
-    Ledger(home.ledger_file).append({"what": "joined", "alias": member.alias, "role": role, "node": str(node_id)})
-    _log.info("node %d joined as %s, %s", node_id, member.alias, role)
+        node_id = register_node(joining.keys.flower.encode()) if role == "artist" else secrets.randbits(63)
+        member = store.join(joining.secret, joining.keys, node_id, now)
+    _note(home, "joined", member)
     return member
+
+
+def _rejoin(home: Home, store: Store, keys: PublicKeys, word: object, register_node: RegisterNode) -> dict[str, object]:
+    """Take a member back whom this database has forgotten, on the coordinator's own signed word."""
+    said = enrolment.verify(word, home.config().name, pki.release_key(home))
+    if said.keys != keys.digest:
+        raise RefusedError("that enrolment is another machine's", advice="Ask the coordinator for an invite.")
+    with _JOINING:
+        known = store.member(keys.node_key)
+        if known is not None and known.revoked is None:
+            return _welcome(home, known)
+        if known is not None:
+            raise JoinRefusedError("the membership of this machine's key was ended", advice="Ask the coordinator.")
+        node_id = register_node(keys.flower.encode()) if said.role == "artist" else secrets.randbits(63)
+        member = Node(node_id, said.alias, said.role, keys, said.joined)
+        store.take_back(member)
+    _note(home, "rejoined", member)
+    return _welcome(home, member)
+
+
+def _welcome(home: Home, member: Node) -> dict[str, object]:
+    """What a member is told: who it is, whom to trust, its certificate, and the word to be taken back with."""
+    config, now = home.config(), time.time()
+    # Newest for a newcomer is what is served: whatever number was given out beyond it, it could not fetch that.
+    trust = replace(Trust.load(home.trust_file), highest_version=current_release(home).manifest.version)
+    certificate = pki.provenance_certificate(home, member.keys.provenance, member.alias, config.name, now)
+    return {
+        "alias": member.alias,
+        "role": member.role,
+        "node_id": str(member.node_id),
+        "trust": trust.to_plain(),
+        "modality": config.modality,
+        "certificate": certificate.decode(),
+        "enrolment": enrolment.sign(member, config.name, pki.release_key(home)),
+        "time": now,
+    }
+
+
+def _certify(home: Home, member: Node) -> str:
+    """A new term for the provenance key a member joined with, and for no other."""
+    now, name = time.time(), home.config().name
+    return pki.provenance_certificate(home, member.keys.provenance, member.alias, name, now).decode()
+
+
+def _note(home: Home, what: str, member: Node) -> None:
+    digits = pki.digits(home, member.keys)
+    entry = {"what": what, "alias": member.alias, "role": member.role, "node": str(member.node_id), "digits": digits}
+    Ledger(home.ledger_file).append(entry)
+    _log.info("node %d %s as %s, %s; its six digits are %s", member.node_id, what, member.alias, member.role, digits)
 
 
 def _newest(home: Home, store: Store) -> dict[str, object]:
@@ -153,7 +284,8 @@ def _newest(home: Home, store: Store) -> dict[str, object]:
     rounds = store.rounds()  # before the release: whoever reads that no round is under way reads what the last one made
     running = bool(rounds) and rounds[-1].state in ("gathering", "training", "judging")
     release = current_release(home)
-    return {"version": release.manifest.version, "files": sorted(release.manifest.files), "round_running": running}
+    files = sorted(release.manifest.files)
+    return {"version": release.manifest.version, "files": files, "round_running": running, "time": time.time()}
 
 
 def _release_file(home: Home, version: int, path: str) -> Response:
@@ -168,27 +300,58 @@ def _release_file(home: Home, version: int, path: str) -> Response:
     return Response(data, media_type="application/octet-stream")
 
 
-async def _bounded_body(request: Request) -> bytes:
+def _rejoining(raw: bytes) -> tuple[PublicKeys, object]:
+    try:
+        plain = _fields(raw, {"keys", "enrolment"})
+        return PublicKeys.from_plain(plain["keys"]), plain["enrolment"]
+    except (ValueError, IntegrityError) as error:
+        raise UsageError("this is not a request to rejoin", advice="Update Sfumato on your machine.") from error
+
+
+def _fields(raw: bytes, names: set[str]) -> Mapping[str, object]:
+    """A JSON object with exactly these fields.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        plain = json.loads(raw)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(plain, dict) or set(plain) != names:
+        raise ValueError("other fields")
+    return plain
+
+
+async def _bounded_body(request: HttpRequest) -> bytes:
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _JOIN_MAX_BYTES:
+        if len(body) > _BODY_MAX_BYTES:
             raise UsageError("the request is too large", advice="Update Sfumato on your machine.")
     return body
 
 
-async def _said(_request: Request, error: Exception) -> Response:
+async def _said(_request: HttpRequest, error: Exception) -> Response:
     """An error that is meant for the one who asked."""
     if not isinstance(error, SfumatoError):
         return await _unsaid(_request, error)
     if isinstance(error, UnreachableError | ResourceError | NotConfiguredError):  # the words are for our own people
         _log.error("a request could not be answered: %s", error)
         return JSONResponse({"error": "the coordinator cannot answer now", "advice": "Try again later."}, status_code=503)
-    status = 403 if isinstance(error, RefusedError) else 503 if isinstance(error, IntegrityError) else 400
-    return JSONResponse({"error": str(error), "advice": error.advice, "code": error.code}, status_code=status)
+    said = {"error": str(error), "advice": error.advice, "code": error.code}
+    return JSONResponse(said, status_code=_status(error))
 
 
-async def _unsaid(_request: Request, error: Exception) -> Response:
+def _status(error: SfumatoError) -> int:
+    if isinstance(error, UnsignedError):
+        return 401
+    if isinstance(error, RefusedError):
+        return 403
+    return 503 if isinstance(error, IntegrityError) else 400
+
+
+async def _unsaid(_request: HttpRequest, error: Exception) -> Response:
     """An error that is nobody's business outside."""
     _log.error("a request failed: %s", type(error).__name__, exc_info=error)
     return JSONResponse({"error": "the coordinator failed"}, status_code=500)

@@ -19,9 +19,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from coordinator.config import Home
 from export.files import read_bounded, write_atomic
+from export.identity import PublicKeys, certificate_request, check_digits
 
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 _CA_LIFE, _SERVER_LIFE = timedelta(days=365 * 120), timedelta(days=365 * 110)
+_PROVENANCE_LIFE = timedelta(days=400)
+"""Renewed at every contact in its second half, so that a box that sleeps for a season still signs."""
+_NAME_MAX_CHARACTERS = 64  # X.509's upper bound for both kinds of name we use
 _KEY_MAX_BYTES = 16 * 2**10
 
 
@@ -39,10 +43,47 @@ def create(home: Home, host: str) -> None:
     write_atomic(home.release_key, _pem(Ed25519PrivateKey.generate()), mode=0o600)
 
 
+def provenance_certificate(home: Home, request: bytes, alias: str, federation: str, now_s: float) -> bytes:
+    """Certify a node's provenance key: PEM, the authority's certificate after it.
+
+    As C2PA wants a signer's certificate: not an authority, for signatures only, with its issuer's identifier and the purpose of
+    protecting e-mail, the one every validator knows. The names are ours; nothing is taken over from the request but its key.
+
+    Args:
+        home: the coordinator's folder.
+        request: PKCS #10, DER, checked already (``export.identity.certificate_request``).
+        alias: the member's name.
+        federation: its name.
+        now_s: seconds since 1970.
+    """
+    ca = x509.load_pem_x509_certificate(read_bounded(home.ca_certificate, _KEY_MAX_BYTES))
+    ca_key = serialization.load_pem_private_key(read_bounded(home.ca_key, _KEY_MAX_BYTES), password=None)
+    key = certificate_request(request).public_key()
+    if not isinstance(ca_key, ec.EllipticCurvePrivateKey) or not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TypeError("the authority's and the node's provenance keys are EC keys")
+    subject = x509.Name([_name(NameOID.ORGANIZATION_NAME, federation), _name(NameOID.COMMON_NAME, alias)])
+    life = timedelta(seconds=now_s) + _PROVENANCE_LIFE
+    certificate = (
+        _certificate(subject, ca.subject, key, life)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, hashes.SHA384())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM) + ca.public_bytes(serialization.Encoding.PEM)
+
+
 def ca_der(home: Home) -> bytes:
     """The authority's certificate as DER: what an invite holds the fingerprint of."""
     certificate = x509.load_pem_x509_certificate(read_bounded(home.ca_certificate, _KEY_MAX_BYTES))
     return certificate.public_bytes(serialization.Encoding.DER)
+
+
+def digits(home: Home, keys: PublicKeys) -> str:
+    """The six digits of a joining, as the node showed them."""
+    return check_digits(ca_der(home), keys)
 
 
 def release_key(home: Home) -> Ed25519PrivateKey:
@@ -99,6 +140,10 @@ def _certificate(
         .not_valid_before(_START)
         .not_valid_after(_START + life)
     )
+
+
+def _name(kind: x509.ObjectIdentifier, text: str) -> x509.NameAttribute[str]:
+    return x509.NameAttribute(kind, text[:_NAME_MAX_CHARACTERS])
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -26,12 +26,13 @@ from coordinator.flower import (
     wait_for_superlink,
 )
 from coordinator.publish import adopt_base
-from coordinator.store import Role, Store
+from coordinator.store import Node, Role, Store
 from export import settings
 from export.errors import RefusedError, SfumatoError, UsageError
 from export.files import held, read_bounded
 from export.flower_bundle import build_fab
 from export.invite import Invite, is_host
+from export.ledger import Ledger
 from export.processes import Child
 from export.signing import Trust
 from export.supervisor import Supervisor, open_log, stop_signal
@@ -77,11 +78,26 @@ def run(home: Home, on_ready: Callable[[int], None]) -> None:
         _close_rounds(home)
         try:
             endpoint = _start(home, place, supervisor)
+            tell_flower(home)
             on_ready(endpoint.public_port)
             while not stop.wait(_TICK_S):
                 supervisor.tend()
         finally:
             supervisor.stop()
+
+
+def tell_flower(home: Home) -> None:
+    """Have Flower know exactly the artists who are members: after a restore it may know none, and a kill may have come between
+    the end of a membership and Flower's hearing of it.
+    """
+    store = Store(home.database)
+    with _control(home) as control:
+        known = {node.node_id for node in control.nodes() if node.status != "unregistered"}
+        for node in store.nodes_ever():
+            if node.revoked is not None and node.node_id in known:
+                control.unregister_node(node.node_id)
+            elif node.revoked is None and node.role == "artist" and node.node_id not in known:
+                store.renumber(node.node_id, control.register_node(node.keys.flower.encode()))
 
 
 def serve(home: Home) -> None:
@@ -117,6 +133,45 @@ def invite(home: Home, alias: str, role: Role, lasts_s: float) -> str:
     made = Invite.new(pki.ca_der(home), config.host, port)
     store.add_invite(made.secret, alias, role, time.time() + lasts_s)
     return str(made)
+
+
+def take_invites_back(home: Home, alias: str) -> int:
+    """Make worthless whatever invites of that name were not used yet; how many there were.
+
+    Raises:
+        UsageError: there was none.
+    """
+    taken = Store(home.database).revoke_invites(alias, time.time())
+    if not taken:
+        raise UsageError(
+            f"there is no unused invite for {alias!r}",
+            advice="See: sfumato-coordinator nodes. A member is ended with: sfumato-coordinator nodes revoke NODE",
+        )
+    return taken
+
+
+def end_membership(home: Home, name: str) -> Node:
+    """End a membership now: the node is asked nothing more, and neither its requests nor its updates are taken.
+
+    Args:
+        home: the coordinator's folder.
+        name: the member's name, or its number.
+
+    Raises:
+        UsageError: no member is called so.
+    """
+    store = Store(home.database)
+    member = next((n for n in store.nodes() if name in (n.alias, str(n.node_id))), None)
+    if member is None:
+        raise UsageError(f"there is no member called {name!r}", advice="See: sfumato-coordinator nodes")
+    store.revoke(member.node_id, time.time())  # first, so that a kill after it leaves nobody in who was put out
+    Ledger(home.ledger_file).append(
+        {"what": "revoked", "alias": member.alias, "role": member.role, "node": str(member.node_id)}
+    )
+    if member.role == "artist" and is_running(home):
+        with _control(home) as control:
+            control.unregister_node(member.node_id)
+    return member
 
 
 def online(home: Home) -> frozenset[int]:

@@ -7,36 +7,47 @@ nothing that was promised to anybody.
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from coordinator.errors import JoinRefusedError
-from export.errors import ResourceError
+from export.errors import NotConfiguredError, ResourceError
+from export.identity import NodeKey, PublicKeys
+
+_VERSION: Final = 2
 
 Role = Literal["artist", "gallery"]
 RoundState = Literal["gathering", "training", "judging", "published", "refused", "failed"]
 
 # Flower's node ids are unsigned 64-bit numbers, which SQLite's integers do not hold: they are kept as text.
+# A key that was revoked never comes back, a name may.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS invites (
     secret_sha256 TEXT PRIMARY KEY,
     alias TEXT NOT NULL,
     role TEXT NOT NULL,
     expires REAL NOT NULL,
-    used REAL
+    used REAL,
+    revoked REAL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS nodes (
     node_id TEXT PRIMARY KEY,
-    alias TEXT NOT NULL UNIQUE,
+    alias TEXT NOT NULL,
     role TEXT NOT NULL,
-    public_key TEXT NOT NULL UNIQUE,
-    joined TEXT NOT NULL
+    flower_key TEXT NOT NULL UNIQUE,
+    node_key TEXT NOT NULL UNIQUE,
+    keys TEXT NOT NULL,
+    joined TEXT NOT NULL,
+    invite TEXT UNIQUE REFERENCES invites,
+    revoked TEXT
 ) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS living_names ON nodes (alias) WHERE revoked IS NULL;
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY,
     state TEXT NOT NULL,
@@ -63,13 +74,31 @@ CREATE TABLE IF NOT EXISTS answers (
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A member."""
+    """A member, or one that was.
+
+    Attributes:
+        node_id: Flower's number of it.
+        alias: its name here.
+        role: what it takes part in.
+        keys: what it joined with.
+        joined, revoked: when, in ISO 8601; not revoked is None.
+    """
 
     node_id: int
     alias: str
     role: Role
-    public_key: str
+    keys: PublicKeys
     joined: str
+    revoked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInvite:
+    """An invite that can still be used, `expires` in seconds since 1970."""
+
+    alias: str
+    role: Role
+    expires: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,54 +135,102 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         with self._transaction() as db:
-            db.executescript(_SCHEMA)
+            _refuse_other_version(db)
+            for statement in _SCHEMA.split(";\n"):  # not executescript, which would end the transaction first
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def add_invite(self, secret: bytes, alias: str, role: Role, expires: float) -> None:
         """Remember an invite by the digest of its secret."""
         with self._transaction() as db:
-            db.execute("INSERT INTO invites VALUES (?, ?, ?, ?, NULL)", (_sha256(secret), alias, role, expires))
+            db.execute("INSERT INTO invites VALUES (?, ?, ?, ?, NULL, NULL)", (_sha256(secret), alias, role, expires))
 
-    def invited(self, secret: bytes, public_key: str, now: float) -> tuple[str, Role]:
+    def open_invites(self, now: float) -> list[OpenInvite]:
+        """Invites that can still be used, by name."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT alias, role, expires FROM invites"
+                " WHERE used IS NULL AND revoked IS NULL AND expires >= ? ORDER BY alias",
+                (now,),
+            ).fetchall()
+        return [OpenInvite(alias, _role(role), expires) for alias, role, expires in rows]
+
+    def revoke_invites(self, alias: str, now: float) -> int:
+        """Take back what invites somebody has not used yet; returns how many."""
+        with self._transaction() as db:
+            changed = db.execute(
+                "UPDATE invites SET revoked = ? WHERE alias = ? AND used IS NULL AND revoked IS NULL", (now, alias)
+            )
+            return changed.rowcount
+
+    def invited(self, secret: bytes, keys: PublicKeys, now: float) -> tuple[str, Role]:
         """What an invite is good for: the alias and the role it was made for. It stays good.
 
         Raises:
-            JoinRefusedError: unknown, used or expired; or the alias or the key is a member's already. It says which, to the
-                holder of the secret alone.
+            JoinRefusedError: unknown, used, revoked or expired; or the alias or a key is a member's already. It says which, to
+                the holder of the secret alone.
         """
         with self._transaction() as db:
-            return _invited(db, secret, public_key, now)
+            return _invited(db, secret, keys, now)
 
-    def joined_with(self, secret: bytes, public_key: str) -> Node | None:
-        """The member that joined with exactly this invite and key, whose answer may have been lost on its way."""
+    def joined_with(self, secret: bytes, keys: PublicKeys) -> Node | None:
+        """The member that joined with exactly this invite and these keys, whose answer may have been lost on its way."""
         with self._transaction() as db:
             row = db.execute(
-                "SELECT node_id, nodes.alias, nodes.role, public_key, joined FROM nodes JOIN invites USING (alias)"
-                " WHERE secret_sha256 = ? AND used IS NOT NULL AND public_key = ?",
-                (_sha256(secret), public_key),
+                f"SELECT {_NODE_COLUMNS} FROM nodes WHERE invite = ? AND node_key = ? AND revoked IS NULL",  # noqa: S608
+                (_sha256(secret), keys.node_key),
             ).fetchone()
-        return _node(*row) if row else None
+        member = _node(*row) if row else None
+        return member if member is not None and member.keys.digest == keys.digest else None
 
-    def join(self, secret: bytes, public_key: str, node_id: int, now: float) -> Node:
+    def join(self, secret: bytes, keys: PublicKeys, node_id: int, now: float) -> Node:
         """Use an invite up and enrol its holder, both or neither.
 
         Raises:
             JoinRefusedError: as ``invited``, or the node's number is a member's already.
         """
-        joined = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
         with self._transaction() as db:
-            alias, role = _invited(db, secret, public_key, now)
-            try:
-                db.execute("INSERT INTO nodes VALUES (?, ?, ?, ?, ?)", (str(node_id), alias, role, public_key, joined))
-            except sqlite3.IntegrityError as error:
-                raise _taken(alias) from error
+            alias, role = _invited(db, secret, keys, now)
+            node = Node(node_id, alias, role, keys, _iso(now))
+            _insert(db, node, _sha256(secret))
             db.execute("UPDATE invites SET used = ? WHERE secret_sha256 = ?", (now, _sha256(secret)))
-        return Node(node_id, alias, role, public_key, joined)
+        return node
+
+    def take_back(self, node: Node) -> None:
+        """Enrol a node again that was a member before this database was.
+
+        Raises:
+            JoinRefusedError: its name, its number or a key of it is somebody's here, or was revoked.
+        """
+        with self._transaction() as db:
+            _refuse_taken(db, node.alias, node.keys)
+            _insert(db, node, None)
+
+    def member(self, node_key: NodeKey) -> Node | None:
+        """Whoever has an enrolled key, revoked or not."""
+        with self._transaction() as db:
+            row = db.execute(f"SELECT {_NODE_COLUMNS} FROM nodes WHERE node_key = ?", (node_key,)).fetchone()  # noqa: S608
+        return _node(*row) if row else None
 
     def nodes(self) -> list[Node]:
-        """Every member, by alias."""
+        """Every member, by alias; those that were revoked are not."""
+        return [node for node in self.nodes_ever() if node.revoked is None]
+
+    def nodes_ever(self) -> list[Node]:
+        """Everybody who was ever a member, by alias."""
         with self._transaction() as db:
-            rows = db.execute("SELECT node_id, alias, role, public_key, joined FROM nodes ORDER BY alias").fetchall()
+            rows = db.execute(f"SELECT {_NODE_COLUMNS} FROM nodes ORDER BY alias, joined").fetchall()  # noqa: S608
         return [_node(*row) for row in rows]
+
+    def revoke(self, node_id: int, now: float) -> None:
+        """End a membership; the first time stands."""
+        with self._transaction() as db:
+            db.execute("UPDATE nodes SET revoked = ? WHERE node_id = ? AND revoked IS NULL", (_iso(now), str(node_id)))
+
+    def renumber(self, node_id: int, flower_id: int) -> None:
+        """Follow Flower, which gave a node another number: its own memory was lost."""
+        with self._transaction() as db:
+            db.execute("UPDATE nodes SET node_id = ? WHERE node_id = ?", (str(flower_id), str(node_id)))
 
     def open_round(self, now: float) -> int:
         """Begin the next round and return its number."""
@@ -236,22 +313,55 @@ class Store:
 _ASK = "Ask the coordinator for a new one: sfumato-coordinator invite NAME"
 
 
-def _invited(db: sqlite3.Connection, secret: bytes, public_key: str, now: float) -> tuple[str, Role]:
-    row = db.execute("SELECT alias, role, expires, used FROM invites WHERE secret_sha256 = ?", (_sha256(secret),)).fetchone()
+_NODE_COLUMNS: Final = "node_id, alias, role, keys, joined, revoked"
+
+
+def _invited(db: sqlite3.Connection, secret: bytes, keys: PublicKeys, now: float) -> tuple[str, Role]:
+    row = db.execute(
+        "SELECT alias, role, expires, used, revoked FROM invites WHERE secret_sha256 = ?", (_sha256(secret),)
+    ).fetchone()
     if row is None:
         raise JoinRefusedError("this coordinator does not know that invite", advice=_ASK)
-    alias, role, expires, used = row
+    alias, role, expires, used, revoked = row
     if used is not None:
         raise JoinRefusedError("that invite has been used already", advice=_ASK)
+    if revoked is not None:
+        raise JoinRefusedError("that invite was taken back by the coordinator", advice=_ASK)
     if now > expires:
         raise JoinRefusedError("that invite has expired", advice=_ASK)
-    if db.execute("SELECT 1 FROM nodes WHERE alias = ? OR public_key = ?", (alias, public_key)).fetchone():
-        raise _taken(alias)
+    _refuse_taken(db, alias, keys)
     return alias, _role(role)
 
 
-def _node(node_id: str, alias: str, role: str, public_key: str, joined: str) -> Node:
-    return Node(int(node_id), alias, _role(role), public_key, joined)
+def _refuse_taken(db: sqlite3.Connection, alias: str, keys: PublicKeys) -> None:
+    taken = db.execute(
+        "SELECT revoked FROM nodes WHERE (alias = ? AND revoked IS NULL) OR flower_key = ? OR node_key = ?",
+        (alias, keys.flower, keys.node_key),
+    ).fetchall()
+    if any(revoked is not None for (revoked,) in taken):
+        raise JoinRefusedError(
+            "the membership of this machine's key was ended",
+            advice="Ask the coordinator. To join anew, ask for an invite and use a new home folder (--home).",
+        )
+    if taken:
+        raise _taken(alias)
+
+
+def _insert(db: sqlite3.Connection, node: Node, invite: str | None) -> None:
+    keys = json.dumps(node.keys.to_plain())
+    row = (str(node.node_id), node.alias, node.role, node.keys.flower, node.keys.node_key, keys, node.joined, invite)
+    try:
+        db.execute("INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
+    except sqlite3.IntegrityError as error:
+        raise _taken(node.alias) from error
+
+
+def _node(node_id: str, alias: str, role: str, keys: str, joined: str, revoked: str | None) -> Node:
+    return Node(int(node_id), alias, _role(role), PublicKeys.from_plain(json.loads(keys)), joined, revoked)
+
+
+def _iso(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
 
 
 def _taken(alias: str) -> JoinRefusedError:
@@ -259,6 +369,16 @@ def _taken(alias: str) -> JoinRefusedError:
         f"there is a member called {alias!r}, or with this machine's key, already",
         advice="Ask the coordinator for an invite under another name.",
     )
+
+
+def _refuse_other_version(db: sqlite3.Connection) -> None:
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    is_new = db.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
+    if not is_new and version != _VERSION:
+        raise NotConfiguredError(
+            f"the coordinator's database is of version {version}, and this program's is {_VERSION}",
+            advice="Use the program it was made with, or set up a coordinator in a new folder (--home).",
+        )
 
 
 def _unwritable(error: sqlite3.OperationalError) -> ResourceError:

@@ -169,7 +169,11 @@ def join(
         console.show(
             asdict(member),
             as_json=as_json,
-            text=lambda: console.said(f"Joined {member.federation} as {member.alias}.", "Next: sfumato up"),
+            text=lambda: console.said(
+                f"Joined {member.federation} as {member.alias}.",
+                f"The coordinator's list of members must show these six digits beside your name: {member.digits}",
+                "Next: sfumato up",
+            ),
         )
 
 

@@ -102,6 +102,31 @@ class Home:
         return self.root / "keys" / "flower"
 
     @property
+    def enrolled_key(self) -> Path:
+        """Ed25519 private key, PEM, that signs requests and updates."""
+        return self.root / "keys" / "enrolled"
+
+    @property
+    def provenance_key(self) -> Path:
+        """EC P-256 private key, PEM, that signs provenance on pictures."""
+        return self.root / "keys" / "provenance"
+
+    @property
+    def provenance_certificate(self) -> Path:
+        """Its certificate under the federation's authority, and that authority's: PEM."""
+        return self.root / "federation" / "provenance.crt"
+
+    @property
+    def enrolment_file(self) -> Path:
+        """The coordinator's signed word that this node is a member, for the day it has forgotten."""
+        return self.root / "federation" / "enrolment.json"
+
+    @property
+    def clock_file(self) -> Path:
+        """The coordinator's time at the last contact, and the latest time ever known."""
+        return self.root / "clock.json"
+
+    @property
     def training(self) -> Path:
         """Private state between rounds: the code as the last round left it."""
         return self.root / "training"

@@ -11,7 +11,9 @@ SfumatoError
 ├── UnreachableError
 │   └── NoCoordinatorError    the coordinator does not answer
 ├── RefusedError
-│   └── JoinRefusedError      the coordinator does not take the invite
+│   ├── JoinRefusedError      the coordinator does not take the invite
+│   ├── NotAMemberError       the coordinator does not know this machine
+│   └── MembershipEndedError  the coordinator has ended this machine's membership
 └── IntegrityError
     └── WrongCoordinatorError whoever answers is not the coordinator who invited
 """
@@ -59,6 +61,18 @@ class JoinRefusedError(RefusedError):
     """The coordinator does not take the invite."""
 
     code = "invite-refused"
+
+
+class NotAMemberError(RefusedError):
+    """The coordinator does not know this machine (any more)."""
+
+    code = "not-a-member"
+
+
+class MembershipEndedError(RefusedError):
+    """The coordinator has ended this machine's membership."""
+
+    code = "membership-ended"
 
 
 class WrongCoordinatorError(IntegrityError):

@@ -1,7 +1,8 @@
-"""Talking to the coordinator's own endpoint: joining, the newest release, its files. Standard library only.
+"""Talking to the coordinator's own endpoint: joining, the time, the newest release, its files. Standard library only.
 
 A gallery joins and updates without flwr or torch. After the first contact, in which nothing is sent, only the CA
-certificate the invite pins is trusted; every answer is bounded and every wait has an end.
+certificate the invite pins is trusted; every answer is bounded and every wait has an end. TLS says who the coordinator is;
+who the node is, a signature over each request says (``export/requests.py``).
 """
 
 from __future__ import annotations
@@ -12,14 +13,23 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from edge_node.errors import JoinRefusedError, NoCoordinatorError, WrongCoordinatorError
-from export.errors import IntegrityError
+from edge_node.errors import (
+    JoinRefusedError,
+    MembershipEndedError,
+    NoCoordinatorError,
+    NotAMemberError,
+    WrongCoordinatorError,
+)
+from export.errors import IntegrityError, SfumatoError
+from export.identity import PublicKeys
 from export.invite import Invite
+from export.requests import Request
 
 PREFIX: Final = "/sfumato/v1"
 _TIMEOUT_S: Final = 15.0  # for each step: a connection, a handshake, the next bytes
@@ -28,16 +38,57 @@ _FILE_S: Final = 900.0  # for a whole file of a release, over a slow line
 _ANSWER_MAX_BYTES: Final = 256 * 2**10
 
 
+Sign: TypeAlias = Callable[[Request], Mapping[str, str]]
+"""Gives the headers that sign a request with this node's enrolled key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a coordinator said when it was asked for its newest release.
+
+    Attributes:
+        version: of the served release.
+        files: of it.
+        is_round_running: whether a round is under way.
+        time_s: the coordinator's time then.
+    """
+
+    version: int
+    files: tuple[str, ...]
+    is_round_running: bool
+    time_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A coordinator at an address, known by its CA certificate."""
+    """A coordinator at an address, known by its CA certificate.
+
+    Attributes:
+        host, port: where it answers.
+        ca_pem: its authority's certificate.
+        sign: signs what only members may ask; without it only certificate and time can be asked for.
+    """
 
     host: str
     port: int
     ca_pem: str
+    sign: Sign | None = None
 
-    def newest(self) -> tuple[int, tuple[str, ...], bool]:
-        """The served release's version, its files, and whether a round is under way.
+    def time_s(self) -> float:
+        """The coordinator's time now: what it said, and half of the time the exchange took.
+
+        Raises:
+            NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``_request``.
+        """
+        asked = time.monotonic()
+        plain = _object(self._request("GET", "/time", is_signed=False))
+        said = plain.get("time")
+        if not isinstance(said, float | int):
+            raise _nonsense()
+        return float(said) + (time.monotonic() - asked) / 2
+
+    def newest(self) -> Offer:
+        """What the coordinator serves now.
 
         Raises:
             NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``_request``.
@@ -47,7 +98,8 @@ class Remote:
             files = plain["files"]
             if not isinstance(files, list):
                 raise TypeError("files is not a list")
-            return int(str(plain["version"])), tuple(str(f) for f in files), plain["round_running"] is True
+            time_s = float(str(plain["time"]))
+            return Offer(int(str(plain["version"])), tuple(str(f) for f in files), plain["round_running"] is True, time_s)
         except (KeyError, TypeError, ValueError) as error:
             raise _nonsense() from error
 
@@ -55,15 +107,33 @@ class Remote:
         """One file of a release; unverified, the caller checks it."""
         return self._request("GET", f"/releases/{version}/{path}", limit_bytes=limit_bytes, total_s=_FILE_S)
 
-    def join(self, secret: bytes, flower_key: str) -> Mapping[str, object]:
+    def join(self, secret: bytes, keys: PublicKeys) -> Mapping[str, object]:
         """Use an invite.
 
         Raises:
-            JoinRefusedError: used, expired or unknown; in the coordinator's words.
+            JoinRefusedError: used, expired, taken back or unknown; in the coordinator's words.
             NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``_request``.
         """
-        body = json.dumps({"secret": base64.b64encode(secret).decode(), "flower_key": flower_key}).encode()
-        return _object(self._request("POST", "/join", body))
+        body = {"secret": base64.b64encode(secret).decode(), "keys": keys.to_plain()}
+        return _object(self._request("POST", "/join", json.dumps(body).encode()))
+
+    def rejoin(self, keys: PublicKeys, enrolment: object) -> Mapping[str, object]:
+        """Ask a coordinator that has forgotten this member to take it back, on its own signed word.
+
+        Raises:
+            JoinRefusedError, MembershipEndedError: it does not, and why.
+            NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``_request``.
+        """
+        body = {"keys": keys.to_plain(), "enrolment": enrolment}
+        return _object(self._request("POST", "/rejoin", json.dumps(body).encode()))
+
+    def certificate(self) -> str:
+        """The provenance key's certificate with a new term: PEM, unverified.
+
+        Raises:
+            NotAMemberError, MembershipEndedError, NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``_request``.
+        """
+        return str(_object(self._request("POST", "/certificate", b"")).get("certificate"))
 
     def _request(
         self,
@@ -72,6 +142,8 @@ class Remote:
         body: bytes | None = None,
         limit_bytes: int = _ANSWER_MAX_BYTES,
         total_s: float = _ANSWER_S,
+        *,
+        is_signed: bool = True,
     ) -> bytes:
         """An answer, or what was said instead: see ``_exchange`` and ``_refusal``."""
         try:
@@ -79,7 +151,13 @@ class Remote:
         except (ssl.SSLError, ValueError) as error:
             raise _nonsense() from error
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        status, data = _exchange(_Line(self.host, self.port, context, total_s), method, path, body, limit_bytes)
+        headers: Mapping[str, str] = {}
+        if is_signed:
+            if self.sign is None:
+                raise AssertionError("only members may ask that")
+            headers = self.sign(Request(method, f"{PREFIX}{path}", body or b""))
+        line = _Line(self.host, self.port, context, total_s)
+        status, data = _exchange(line, method, path, body, limit_bytes, headers)
         if status != http.client.OK:
             raise _refusal(status, data)
         return data
@@ -97,7 +175,7 @@ def meet(invite: Invite) -> Remote:
     stranger.check_hostname = False
     stranger.verify_mode = ssl.CERT_NONE
     line = _Line(invite.host, invite.port, stranger, _ANSWER_S)
-    status, data = _exchange(line, "GET", "/ca", None, _ANSWER_MAX_BYTES)
+    status, data = _exchange(line, "GET", "/ca", None, _ANSWER_MAX_BYTES, {})
     pem = data.decode(errors="replace")
     try:
         matches = status == http.client.OK and invite.matches(ssl.PEM_cert_to_DER_cert(pem))
@@ -140,7 +218,9 @@ class _Line(http.client.HTTPSConnection):
             socket.socket.shutdown(self._wire, socket.SHUT_RDWR)
 
 
-def _exchange(line: _Line, method: str, path: str, body: bytes | None, limit_bytes: int) -> tuple[int, bytes]:
+def _exchange(
+    line: _Line, method: str, path: str, body: bytes | None, limit_bytes: int, signed: Mapping[str, str]
+) -> tuple[int, bytes]:
     """One request, one bounded answer: its status and what it holds.
 
     Raises:
@@ -151,7 +231,7 @@ def _exchange(line: _Line, method: str, path: str, body: bytes | None, limit_byt
     host, port = line.host, line.port
     try:
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        line.request(method, f"{PREFIX}{path}", body, headers)
+        line.request(method, f"{PREFIX}{path}", body, {**headers, **signed})
         response = line.getresponse()
         data = response.read(limit_bytes + 1)
         if line.was_cut:
@@ -173,17 +253,22 @@ def _exchange(line: _Line, method: str, path: str, body: bytes | None, limit_byt
     return response.status, data
 
 
-def _refusal(status: int, data: bytes) -> JoinRefusedError | NoCoordinatorError | IntegrityError:
+_REFUSALS: Final[Mapping[str, type[SfumatoError]]] = {
+    error.code: error for error in (NotAMemberError, MembershipEndedError, JoinRefusedError)
+}
+
+
+def _refusal(status: int, data: bytes) -> SfumatoError:
     """What the coordinator said, if it said something: to refuse (403), to be asked again later (503), or else to fail."""
     try:
         said = _object(data)
-        message, advice = _words(said["error"]), _words(said.get("advice", "Ask the coordinator."))
+        message, advice, code = _words(said["error"]), _words(said.get("advice", "Ask the coordinator.")), said.get("code")
     except (IntegrityError, KeyError):
         if status != http.client.SERVICE_UNAVAILABLE:
             return _nonsense()
-        message, advice = "not now", "Try again in a minute."
+        message, advice, code = "not now", "Try again in a minute.", None
     if status == http.client.FORBIDDEN:
-        return JoinRefusedError(message, advice=advice)
+        return _REFUSALS.get(str(code), JoinRefusedError)(message, advice=advice)
     kind = NoCoordinatorError if status == http.client.SERVICE_UNAVAILABLE else IntegrityError
     return kind(f"the coordinator answered: {message}", advice=advice)
 

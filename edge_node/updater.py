@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from edge_node import membership, releases
+from edge_node import clock, membership, releases
 from edge_node.config import Home
+from edge_node.errors import NotAMemberError
 from export.errors import IntegrityError, ResourceError
 from export.signing import MANIFEST, SIGNATURES, VerifiedRelease
 
@@ -44,21 +47,31 @@ def update(home: Home) -> News:
 
     Raises:
         NotJoinedError, NoCoordinatorError, WrongCoordinatorError: no way to ask.
+        JoinRefusedError, MembershipEndedError: this machine is no member any more.
         IntegrityError: what was offered is not a release this machine accepts; nothing was changed.
         ResourceError: the disk is full; nothing was changed.
     """
     coordinator = membership.coordinator(home)
-    version, files, is_round_running = coordinator.newest()
-    if _is_settled(home, version):
-        return News(None, is_round_running)
-    if len(files) > _FILES_MAX or not all(_PATH.fullmatch(file) for file in files):
+    try:
+        offer = coordinator.newest()
+    except NotAMemberError:  # restored from a backup older than this node
+        membership.rejoin(home)
+        offer = coordinator.newest()
+    clock.learn(home, offer.time_s)
+    membership.renew_certificate(home, coordinator)
+    if _is_settled(home, offer.version):
+        return News(None, offer.is_round_running)
+    if len(offer.files) > _FILES_MAX or not all(_PATH.fullmatch(file) for file in offer.files):
         raise IntegrityError("the coordinator offers a release with impossible file names", advice="Do not use it.")
     home.releases.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=_INCOMING, dir=home.releases) as name:
         folder = Path(name)
-        for file in (*files, MANIFEST, SIGNATURES):
-            _put(folder / file, coordinator.file(version, file, _FILE_MAX_BYTES))
-        return News(releases.install(home, folder), is_round_running)
+        for file in (*offer.files, MANIFEST, SIGNATURES):
+            _put(folder / file, coordinator.file(offer.version, file, _FILE_MAX_BYTES))
+        installed = releases.install(home, folder)
+    with suppress(ValueError):
+        clock.know_at_least(home, datetime.fromisoformat(installed.manifest.created).timestamp())
+    return News(installed, offer.is_round_running)
 
 
 def sweep(home: Home) -> None:

@@ -6,6 +6,8 @@ it is taught with; what is faked is time and, for rounds, the network between co
 
 import asyncio
 import contextlib
+import functools
+import hashlib
 import json
 import threading
 import time
@@ -20,6 +22,11 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.inflatable.inflatable_object import (
@@ -34,12 +41,14 @@ from starlette.responses import Response
 
 import coordinator.config
 import edge_node.config
-from coordinator import rounds, service
+from coordinator import pki, rounds, service
 from coordinator.flower import bound_replies
 from coordinator.store import Node, Role, Store
+from edge_node import keys
 from edge_node.styles import Lineage
-from export import backbones, base, parity, release, settings
+from export import backbones, base, parity, release, requests, settings
 from export.files import write_atomic
+from export.identity import PublicKeys
 from export.manifest import Manifest
 from export.release import Contents
 from export.signing import Ed25519Signatures, Trust, VerifiedRelease
@@ -295,7 +304,40 @@ def add_member(store: Store, node_id: int, alias: str, role: Role = "artist", ke
     """Make somebody a member by an invite of his own."""
     secret = f"{node_id} {alias} {key}".encode()
     store.add_invite(secret, alias, role, expires=100.0)
-    return store.join(secret, key or f"key-{node_id}", node_id, now=1.0)
+    return store.join(secret, credentials(key or f"key-{node_id}").keys, node_id, now=1.0)
+
+
+def make_known(hub: CoordinatorHome, home: NodeHome, role: Role = "artist") -> None:
+    """Have a coordinator know a node by its keys, and the node hold a certificate of its."""
+    shown = keys.public_keys(home)
+    Store(hub.database).take_back(Node(1, "Ada", role, shown, "1970-01-01T00:00:01+00:00"))
+    write_atomic(home.provenance_certificate, pki.provenance_certificate(hub, shown.provenance, "Ada", FEDERATION, time.time()))
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Somebody's enrolled key, and the public halves of all three."""
+
+    enrolled: Ed25519PrivateKey
+    keys: PublicKeys
+
+    def sign(self, request: requests.Request, now_s: float | None = None) -> Mapping[str, str]:
+        """The headers of a request in this one's name."""
+        return requests.sign(request, self.enrolled, time.time() if now_s is None else now_s)
+
+
+@functools.cache
+def credentials(name: str) -> Credentials:
+    """Somebody's keys; the same name has the same ones."""
+    seed = hashlib.sha256(name.encode()).digest()
+    enrolled = Ed25519PrivateKey.from_private_bytes(seed)
+    flower = ec.derive_private_key(int.from_bytes(seed), ec.SECP384R1()).public_key()
+    line = flower.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sfumato node")])
+    provenance = ec.derive_private_key(int.from_bytes(seed) >> 1, ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(provenance, hashes.SHA256())
+    der = request.public_bytes(serialization.Encoding.DER)
+    return Credentials(enrolled, PublicKeys(line, enrolled.public_key().public_bytes_raw(), der))
 
 
 def hold_rounds(patch: pytest.MonkeyPatch, home: CoordinatorHome, grid: SimulatedGrid, count: int = 1) -> None:
@@ -345,7 +387,7 @@ class Reply:
         return json.loads(self.body)
 
 
-def ask(app: Asgi, method: str, path: str, body: Iterable[bytes] = ()) -> Reply:
+def ask(app: Asgi, method: str, path: str, body: Iterable[bytes] = (), headers: Mapping[str, str] | None = None) -> Reply:
     """One request to an app, its path as it is: no client in between that would tidy it up."""
     chunks = iter([*body] if isinstance(body, list | tuple) else body)
     status, answered = 0, b""
@@ -370,7 +412,7 @@ def ask(app: Asgi, method: str, path: str, body: Iterable[bytes] = ()) -> Reply:
         "raw_path": raw,
         "root_path": "",
         "query_string": b"",
-        "headers": [(b"host", b"localhost")],
+        "headers": [(b"host", b"localhost"), *((k.encode(), v.encode()) for k, v in (headers or {}).items())],
         "server": ("localhost", 443),
         "client": ("127.0.0.1", 1),
     }
@@ -391,10 +433,13 @@ class FakeCoordinator:
     """Path → status and body."""
     received: list[tuple[str, str, bytes]] = field(default_factory=list)
     """Method, path and body of every request."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of every request."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
         self.received.append((request.method, request.url.path, await request.body()))
+        self.headers.append(dict(request.headers))
         status, body = self.answers.get(request.url.path, (404, b'{"error": "no such path"}'))
         await Response(body, status)(scope, receive, send)
 

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from coordinator import __main__ as program
-from coordinator import publish, service
+from coordinator import pki, publish, service
 from coordinator.config import Home
 from coordinator.gate import Candidate
 from coordinator.store import Answer, Store
@@ -74,6 +74,44 @@ def test_the_members_are_listed_and_offline_while_nothing_runs(hub: CoordinatorH
 
     assert (node["alias"], node["node_id"], node["online"]) == (f"artist-{2**64 - 1}", str(2**64 - 1), False)
     assert "offline" in run(hub, "nodes").stdout
+
+
+def test_the_list_shows_six_digits_and_who_was_invited(hub: CoordinatorHome) -> None:
+    simulators.enrol(hub, 1)
+    run(hub, "invite", "Berthe", "--role", "gallery")
+
+    said = data(hub, "nodes")
+    spoken = run(hub, "nodes").stdout
+
+    assert said["nodes"][0]["digits"] == pki.digits(hub, simulators.credentials("key-1").keys)
+    assert said["nodes"][0]["digits"] in spoken
+    assert [(i["alias"], i["role"]) for i in said["invites"]] == [("Berthe", "gallery")]
+    assert "invited" in spoken
+
+
+def test_a_membership_is_ended(hub: CoordinatorHome) -> None:
+    simulators.enrol(hub, 1, 2)
+
+    assert data(hub, "nodes", "revoke", "artist-1") == {"alias": "artist-1", "node_id": "1"}
+    assert "The membership of artist-2 has ended." in run(hub, "nodes", "revoke", "2").stdout
+    assert [node["state"] for node in data(hub, "nodes")["nodes"]] == ["revoked", "revoked"]
+    assert_refused(hub, ["nodes", "revoke", "artist-1"], 2, "usage", "there is no member called 'artist-1'")
+
+
+def test_an_invite_is_taken_back(hub: CoordinatorHome) -> None:
+    run(hub, "invite", "Ada")
+
+    assert data(hub, "invite", "Ada", "--revoke") == {"revoked": 1}
+    assert data(hub, "nodes")["invites"] == []
+    assert_refused(hub, ["invite", "Ada", "--revoke"], 2, "usage", "there is no unused invite")
+
+
+def test_an_invite_is_also_a_qr_code_on_the_terminal_and_in_a_file(hub: CoordinatorHome, tmp_path: Path) -> None:
+    spoken = run(hub, "invite", "Ada", "--qr", str(tmp_path / "invite.svg"))
+
+    assert "█" in spoken.stderr
+    assert "█" not in spoken.stdout
+    assert (tmp_path / "invite.svg").stat().st_mode & 0o077 == 0
 
 
 def test_releases_are_listed_shown_and_published_again(hub: CoordinatorHome, second: VerifiedRelease) -> None:

@@ -8,11 +8,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from cryptography.x509.verification import PolicyBuilder
+from cryptography.x509.verification import PolicyBuilder, VerificationError
 from cryptography.x509.verification import Store as Authorities
 
 from coordinator import pki
 from coordinator.config import Home
+from tests.simulators import credentials
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +106,56 @@ def test_two_coordinators_share_nothing(home: Home, tmp_path: Path) -> None:
     assert pki.ca_der(other) != pki.ca_der(home)
     assert pki.release_key(other).public_key() != pki.release_key(home).public_key()
     assert chain_of(other)[0].serial_number != chain_of(home)[0].serial_number
+
+
+NOW_S = 1_800_000_000.0
+
+
+def certified(home: Home, alias: str = "Ada", federation: str = "guild") -> list[x509.Certificate]:
+    request = credentials("Ada").keys.provenance
+    return x509.load_pem_x509_certificates(pki.provenance_certificate(home, request, alias, federation, NOW_S))
+
+
+def test_a_provenance_certificate_is_for_the_nodes_key_and_under_the_authority(home: Home) -> None:
+    leaf, authority = certified(home)
+
+    leaf.verify_directly_issued_by(authority)
+    assert authority.public_bytes(serialization.Encoding.DER) == pki.ca_der(home)
+    assert leaf.public_key() == x509.load_der_x509_csr(credentials("Ada").keys.provenance).public_key()
+
+
+def test_a_provenance_certificate_has_what_c2pa_asks_for_and_may_do_nothing_else(home: Home) -> None:
+    leaf, authority = certified(home)
+    found = leaf.extensions
+
+    usage = found.get_extension_for_class(x509.KeyUsage)
+    assert usage.critical
+    assert usage.value.digital_signature
+    assert not any((usage.value.key_cert_sign, usage.value.crl_sign, usage.value.key_agreement, usage.value.key_encipherment))
+    assert not found.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert list(found.get_extension_for_class(x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.EMAIL_PROTECTION]
+    issuer = found.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    assert issuer == authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
+
+def test_a_provenance_certificate_starts_in_1970_and_ends_400_days_from_now(home: Home) -> None:
+    leaf, _ = certified(home)
+
+    assert leaf.not_valid_before_utc == datetime(1970, 1, 1, tzinfo=UTC)
+    assert leaf.not_valid_after_utc.timestamp() == NOW_S + 400 * 86400
+
+
+def test_a_provenance_certificate_names_whom_the_coordinator_says(home: Home) -> None:
+    leaf, _ = certified(home, alias="Ada" * 30, federation="g" * 90)
+
+    (name,) = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    (organisation,) = leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    assert (name.value, organisation.value) == (("Ada" * 30)[:64], "g" * 64)
+
+
+def test_a_node_that_was_certified_cannot_serve_as_the_coordinator(home: Home) -> None:
+    leaf, authority = certified(home, alias="localhost")
+    verifier = PolicyBuilder().store(Authorities([authority])).build_server_verifier(x509.DNSName("localhost"))
+
+    with pytest.raises(VerificationError):
+        verifier.verify(leaf, [])

@@ -2,19 +2,21 @@
 
 import subprocess
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pytest
 
 from coordinator import pki, publish, service
 from coordinator.config import Home
 from coordinator.errors import GateRefusedError, NotRunningError
-from coordinator.flower import FlowerUnavailable, RunState
+from coordinator.flower import FlowerNode, FlowerUnavailable, RunState
 from coordinator.store import Round, Store
 from export.errors import RefusedError, SfumatoError, UsageError
 from export.files import held
 from export.invite import Invite
+from export.ledger import Ledger
 from export.signing import Trust, VerifiedRelease
 from tests import simulators
 from tests.simulators import Clock, CoordinatorHome
@@ -128,7 +130,7 @@ def test_an_invite_names_the_authority_the_address_and_a_secret_that_is_kept(hub
 
     assert invite.matches(pki.ca_der(hub))
     assert (invite.host, invite.port) == ("127.0.0.1", 4433)
-    assert Store(hub.database).invited(invite.secret, "a key", 0.0) == ("Ada", "gallery")
+    assert Store(hub.database).invited(invite.secret, simulators.credentials("Ada").keys, 0.0) == ("Ada", "gallery")
 
 
 def test_two_invites_are_never_the_same(hub: CoordinatorHome) -> None:
@@ -165,6 +167,75 @@ def test_while_it_does_not_run_nobody_is_online_and_no_round_is_held(hub: Coordi
     assert service.online(hub) == frozenset()
     with pytest.raises(NotRunningError):
         service.hold_rounds(hub, 1, lambda _text: None)
+
+
+def test_an_unused_invite_can_be_taken_back_and_then_there_is_none(hub: CoordinatorHome) -> None:
+    service.invite(hub, "Ada", "artist", 60.0)
+    service.invite(hub, "Ada", "artist", 60.0)
+
+    assert service.take_invites_back(hub, "Ada") == 2
+    with pytest.raises(UsageError, match="no unused invite for 'Ada'") as caught:
+        service.take_invites_back(hub, "Ada")
+    assert "nodes revoke" in caught.value.advice
+
+
+@dataclass(slots=True)
+class Members:
+    """What Flower knows of members, in memory."""
+
+    known: dict[int, Literal["registered", "online", "offline", "unregistered"]] = field(default_factory=dict)
+    heard: list[object] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Nothing to close."""
+
+    def nodes(self) -> tuple[FlowerNode, ...]:
+        return tuple(FlowerNode(node_id, b"", status) for node_id, status in self.known.items())
+
+    def register_node(self, key: bytes) -> int:
+        self.heard.append(key)
+        return 900 + len(self.heard)
+
+    def unregister_node(self, node_id: int) -> None:
+        self.heard.append(node_id)
+
+
+@pytest.mark.parametrize("name", ["artist-1", "1"])
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_membership_is_ended_by_name_or_number_here_at_once_and_in_flower_if_it_runs(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, name: str, *, is_running: bool
+) -> None:
+    simulators.enrol(hub, 1, 2)
+    members = Members()
+    monkeypatch.setattr(service, "_control", lambda _home: members)
+    monkeypatch.setattr(service, "is_running", lambda _home: is_running)
+
+    assert service.end_membership(hub, name).node_id == 1
+
+    assert [node.node_id for node in Store(hub.database).nodes()] == [2]
+    assert Ledger(hub.ledger_file).entries()[-1]["what"] == "revoked"
+    assert members.heard == ([1] if is_running else [])
+    with pytest.raises(UsageError, match="there is no member called"):
+        service.end_membership(hub, name)
+
+
+def test_flower_is_told_who_is_a_member_when_it_starts(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(hub.database)
+    simulators.enrol(hub, 1, 2, 3, 4)
+    simulators.add_member(store, 5, "the gallery", "gallery")
+    for gone in (3, 4):
+        store.revoke(gone, 1.0)
+    # It knows 1; 2 was lost with its own memory; 3 was ended and it has not heard so, of 4 it has.
+    members = Members({1: "offline", 3: "online", 4: "unregistered"})
+    monkeypatch.setattr(service, "_control", lambda _home: members)
+
+    service.tell_flower(hub)
+
+    assert members.heard == [simulators.credentials("key-2").keys.flower.encode(), 3]
+    assert sorted(node.node_id for node in store.nodes()) == [1, 5, 901]
 
 
 class Control:

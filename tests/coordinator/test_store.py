@@ -2,16 +2,19 @@
 
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from coordinator.errors import JoinRefusedError
-from coordinator.store import Answer, Node, Round, Store
-from tests.simulators import add_member
+from coordinator.store import Answer, Node, OpenInvite, Round, Store
+from export.errors import NotConfiguredError
+from tests.simulators import add_member, credentials
 
 SECRET = b"ten bytes!"
-KEY = "ecdsa-sha2-nistp384 AAAA"
+KEYS = credentials("Ada").keys
+OTHERS = credentials("somebody else").keys
 BIG = 2**64 - 1
 """The largest node id Flower hands out; SQLite's integers end at half of it."""
 
@@ -28,27 +31,28 @@ def answer(node_id: int = 1, *, accepted: bool = True, reason: str = "") -> Answ
 def test_an_invite_gives_the_name_and_role_it_was_made_for_and_stays_good_until_it_is_used(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "gallery", expires=100.0)
 
-    assert [store.invited(SECRET, KEY, now=99.0) for _ in range(2)] == [("Ada", "gallery")] * 2
-    assert store.join(SECRET, KEY, BIG, now=99.0) == Node(BIG, "Ada", "gallery", KEY, "1970-01-01T00:01:39+00:00")
+    assert [store.invited(SECRET, KEYS, now=99.0) for _ in range(2)] == [("Ada", "gallery")] * 2
+    assert store.join(SECRET, KEYS, BIG, now=99.0) == Node(BIG, "Ada", "gallery", KEYS, "1970-01-01T00:01:39+00:00")
 
 
 def test_an_invite_is_good_once(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
-    store.join(SECRET, KEY, 1, now=1.0)
+    store.join(SECRET, KEYS, 1, now=1.0)
 
-    for ask in (store.invited, lambda secret, key, now: store.join(secret, key, 2, now)):
+    for ask in (store.invited, lambda secret, keys, now: store.join(secret, keys, 2, now)):
         with pytest.raises(JoinRefusedError, match="has been used already") as caught:
-            ask(SECRET, "another key", 2.0)
+            ask(SECRET, OTHERS, 2.0)
         assert "sfumato-coordinator invite" in caught.value.advice
 
 
 def test_of_two_who_use_an_invite_at_once_one_gets_it(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
     outcomes: list[str] = []
+    keys = [credentials(f"thief {number}").keys for number in range(8)]
 
     def use(number: int) -> None:
         try:
-            store.join(SECRET, f"key-{number}", number, now=1.0)
+            store.join(SECRET, keys[number], number, now=1.0)
             outcomes.append("got it")
         except JoinRefusedError:
             outcomes.append("refused")
@@ -68,24 +72,22 @@ def test_an_invite_expires_when_it_says(store: Store, now: float, *, is_good: bo
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
 
     if is_good:
-        store.invited(SECRET, KEY, now)
+        store.invited(SECRET, KEYS, now)
     else:
         with pytest.raises(JoinRefusedError, match="expired"):
-            store.invited(SECRET, KEY, now)
+            store.invited(SECRET, KEYS, now)
         with pytest.raises(JoinRefusedError, match="expired"):
-            store.join(SECRET, KEY, 1, now)
+            store.join(SECRET, KEYS, 1, now)
 
 
 def test_an_unknown_secret_is_refused(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
 
     with pytest.raises(JoinRefusedError, match="does not know that invite"):
-        store.invited(b"ten byteS!", KEY, now=1.0)
+        store.invited(b"ten byteS!", KEYS, now=1.0)
 
 
-@pytest.mark.parametrize(
-    ("node_id", "alias", "key"), [(1, "Ada", "another key"), (1, "Berthe", KEY), (7, "Berthe", "another key")]
-)
+@pytest.mark.parametrize(("node_id", "alias", "key"), [(1, "Ada", "another"), (1, "Berthe", "Ada"), (7, "Berthe", "another")])
 def test_a_name_a_key_and_a_node_id_belong_to_one_member_and_the_invite_of_another_stays_good(
     store: Store, node_id: int, alias: str, key: str
 ) -> None:
@@ -94,7 +96,7 @@ def test_a_name_a_key_and_a_node_id_belong_to_one_member_and_the_invite_of_anoth
 
     for _ in range(2):  # and not "used already"
         with pytest.raises(JoinRefusedError, match="or with this machine's key, already") as caught:
-            store.join(SECRET, KEY, 7 if node_id == 7 else 1, now=1.0)
+            store.join(SECRET, KEYS, 7 if node_id == 7 else 1, now=1.0)
 
     assert caught.value.advice
     assert len(store.nodes()) == 1
@@ -102,12 +104,110 @@ def test_a_name_a_key_and_a_node_id_belong_to_one_member_and_the_invite_of_anoth
 
 def test_whoever_joined_with_an_invite_is_known_by_it_and_the_key(store: Store) -> None:
     store.add_invite(SECRET, "Ada", "artist", expires=100.0)
-    assert store.joined_with(SECRET, KEY) is None
-    member = store.join(SECRET, KEY, BIG, now=1.0)
+    assert store.joined_with(SECRET, KEYS) is None
+    member = store.join(SECRET, KEYS, BIG, now=1.0)
 
-    assert store.joined_with(SECRET, KEY) == member
-    assert store.joined_with(SECRET, "another key") is None
-    assert store.joined_with(b"ten byteS!", KEY) is None
+    assert store.joined_with(SECRET, KEYS) == member
+    assert store.joined_with(SECRET, OTHERS) is None
+    assert store.joined_with(b"ten byteS!", KEYS) is None
+
+
+def test_the_same_node_key_with_other_keys_beside_it_is_not_who_joined(store: Store) -> None:
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+    store.join(SECRET, KEYS, 1, now=1.0)
+
+    assert store.joined_with(SECRET, replace(KEYS, flower=OTHERS.flower)) is None
+
+
+def test_an_invite_that_was_taken_back_is_refused_and_those_of_others_are_good(store: Store) -> None:
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+    store.add_invite(b"ten others", "Berthe", "artist", expires=100.0)
+
+    assert (store.revoke_invites("Ada", now=1.0), store.revoke_invites("Ada", now=1.0)) == (1, 0)
+
+    for ask in (store.invited, lambda secret, keys, now: store.join(secret, keys, 2, now)):
+        with pytest.raises(JoinRefusedError, match="was taken back") as caught:
+            ask(SECRET, KEYS, 2.0)
+        assert "sfumato-coordinator invite" in caught.value.advice
+    assert store.invited(b"ten others", KEYS, 2.0) == ("Berthe", "artist")
+
+
+def test_invites_that_can_still_be_used_are_listed(store: Store) -> None:
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+    store.add_invite(b"ten others", "Berthe", "gallery", expires=100.0)
+    store.add_invite(b"expired ..", "Camille", "artist", expires=9.0)
+    store.add_invite(b"taken back", "Diane", "artist", expires=100.0)
+    store.revoke_invites("Diane", now=1.0)
+    store.join(SECRET, KEYS, 1, now=1.0)
+
+    assert store.open_invites(now=10.0) == [OpenInvite("Berthe", "gallery", 100.0)]
+
+
+def test_who_was_put_out_is_no_member_and_its_key_never_is_again(store: Store) -> None:
+    member = add_member(store, 7, "Ada", key="Ada")
+    store.revoke(7, now=1.0)
+    store.revoke(7, now=9.0)
+    store.add_invite(SECRET, "Berthe", "artist", expires=100.0)
+
+    assert store.nodes() == []
+    assert store.nodes_ever() == [replace(member, revoked="1970-01-01T00:00:01+00:00")]
+    found = store.member(KEYS.node_key)
+    assert found is not None
+    assert found.revoked is not None
+    with pytest.raises(JoinRefusedError, match="was ended") as caught:
+        store.join(SECRET, KEYS, 8, now=2.0)
+    assert "--home" in caught.value.advice
+    with pytest.raises(JoinRefusedError, match="was ended"):
+        store.take_back(Node(8, "Berthe", "artist", KEYS, "1970-01-01T00:00:01+00:00"))
+
+
+def test_the_name_of_who_was_put_out_can_be_given_again(store: Store) -> None:
+    add_member(store, 7, "Ada")
+    store.revoke(7, now=1.0)
+    store.add_invite(SECRET, "Ada", "artist", expires=100.0)
+
+    assert store.join(SECRET, KEYS, 8, now=2.0).alias == "Ada"
+
+
+def test_a_member_is_found_by_its_key(store: Store) -> None:
+    member = add_member(store, 7, "Ada", key="Ada")
+
+    assert store.member(KEYS.node_key) == member
+    assert store.member(OTHERS.node_key) is None
+
+
+def test_a_member_is_taken_back_as_it_was_and_once(store: Store) -> None:
+    member = Node(BIG, "Ada", "artist", KEYS, "1970-01-01T00:00:01+00:00")
+
+    store.take_back(member)
+
+    assert store.nodes() == [member]
+    for other in (replace(member, node_id=1), replace(member, keys=OTHERS), Node(1, "Ada", "artist", OTHERS, "")):
+        with pytest.raises(JoinRefusedError):
+            store.take_back(other)
+
+
+def test_a_node_that_flower_gave_another_number_keeps_all_else(store: Store) -> None:
+    member = add_member(store, 7, "Ada")
+
+    store.renumber(7, BIG)
+
+    assert store.nodes() == [replace(member, node_id=BIG)]
+
+
+def test_a_database_of_another_version_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "coordinator.sqlite"
+    with sqlite3.connect(path) as old:
+        old.execute("CREATE TABLE nodes (node_id TEXT PRIMARY KEY)")
+    old.close()
+
+    with pytest.raises(NotConfiguredError, match="of version 0") as caught:
+        Store(path)
+
+    assert "--home" in caught.value.advice
+    with sqlite3.connect(path) as old:
+        assert old.execute("SELECT name FROM sqlite_schema").fetchall() == [("nodes",), ("sqlite_autoindex_nodes_1",)]
+    old.close()
 
 
 def test_the_secret_itself_is_not_kept(store: Store, tmp_path: Path) -> None:
@@ -124,9 +224,9 @@ def test_members_are_kept_with_the_largest_of_node_ids(store: Store, tmp_path: P
     add_member(store, 1, "Ada", "gallery", key="key-a")
 
     again = Store(tmp_path / "deep" / "coordinator.sqlite")
-    assert [(n.node_id, n.alias, n.role, n.public_key) for n in again.nodes()] == [
-        (1, "Ada", "gallery", "key-a"),
-        (BIG, "Berthe", "artist", "key-b"),
+    assert [(n.node_id, n.alias, n.role, n.keys) for n in again.nodes()] == [
+        (1, "Ada", "gallery", credentials("key-a").keys),
+        (BIG, "Berthe", "artist", credentials("key-b").keys),
     ]
 
 
@@ -175,7 +275,7 @@ def test_the_first_record_of_a_node_in_a_round_stands(store: Store) -> None:
 def test_what_is_half_done_is_not_done(store: Store) -> None:
     def fail_halfway() -> None:
         with store._transaction() as db:
-            db.execute("INSERT INTO nodes VALUES ('1', 'Ada', 'artist', 'key', 'now')")
+            db.execute("INSERT INTO nodes VALUES ('1', 'Ada', 'artist', 'key', 'key', '{}', 'now', NULL, NULL)")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -295,11 +295,13 @@ def test_status_says_how_the_machine_stands(home: Home, world: VerifiedRelease) 
 
 
 def test_joining_says_whom_one_joined(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    member = Membership("guild", "Ada", "artist", "1", "127.0.0.1", 9)
+    member = Membership("guild", "Ada", "artist", "1", "127.0.0.1", 9, "012 345")
     monkeypatch.setattr(membership, "join", lambda _home, _invite: member)
 
     assert data(home, "join", INVITE)["federation"] == "guild"
-    assert "Joined guild as Ada." in run(home, "join", INVITE).stdout
+    spoken = " ".join(run(home, "join", INVITE).stdout.split())
+    assert "Joined guild as Ada." in spoken
+    assert "012 345" in spoken
 
 
 @pytest.mark.parametrize(

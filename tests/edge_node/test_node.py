@@ -32,7 +32,7 @@ def home(tmp_path: Path, world: VerifiedRelease) -> Home:
 def make_member(home: Home, role: str = "gallery", port: int = 1) -> None:
     write_json(
         home.membership_file,
-        {"federation": "guild", "alias": "Ada", "role": role, "node_id": "1", "host": "127.0.0.1", "port": port},
+        {"federation": "guild", "alias": "Ada", "role": role, "node_id": "1", "host": "127.0.0.1", "port": port, "digits": "0"},
     )
 
 
@@ -283,6 +283,7 @@ def served(home: Home, tmp_path: Path) -> Iterator[Home]:
         make_member(home, port=port)
         home.ca_certificate.write_bytes(hub.ca_certificate.read_bytes())
         home.trust_file.write_bytes(hub.trust_file.read_bytes().replace(b'"highest_version":1', b'"highest_version":0'))
+        simulators.make_known(hub, home, "gallery")
         yield home
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,23 @@ import pytest
 import coordinator.config
 from coordinator import pki
 from edge_node import remote
-from edge_node.errors import JoinRefusedError, NoCoordinatorError, WrongCoordinatorError
-from edge_node.remote import Remote
-from export.errors import IntegrityError
+from edge_node.errors import (
+    JoinRefusedError,
+    MembershipEndedError,
+    NoCoordinatorError,
+    NotAMemberError,
+    WrongCoordinatorError,
+)
+from edge_node.remote import Offer, Remote
+from export import requests
+from export.errors import IntegrityError, RefusedError
 from export.invite import Invite
 from export.processes import free_port
 from tests import simulators
 from tests.simulators import CoordinatorHome, FakeCoordinator
 
 SECRET = b"ten bytes!"
+ADA = simulators.credentials("Ada")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +56,7 @@ def port(hub: CoordinatorHome, fake: FakeCoordinator) -> Iterator[int]:
 @pytest.fixture
 def known(hub: CoordinatorHome, port: int) -> Remote:
     """The coordinator as a member knows it."""
-    return Remote("127.0.0.1", port, hub.ca_certificate.read_text())
+    return Remote("127.0.0.1", port, hub.ca_certificate.read_text(), ADA.sign)
 
 
 def invited(hub: CoordinatorHome, port: int) -> Invite:
@@ -89,11 +98,11 @@ def test_one_who_shows_the_invited_certificate_without_its_key_is_not_sent_the_s
     with simulators.serve(fake, impostor.server_certificate, impostor.server_key) as port:
         met = remote.meet(invited(hub, port))
         with pytest.raises(WrongCoordinatorError, match="cannot prove to be the coordinator"):
-            met.join(SECRET, "a public key")
+            replace(met, sign=ADA.sign).join(SECRET, ADA.keys)
 
     assert [path for _, path, _ in fake.received] == ["/sfumato/v1/ca"]
     assert SECRET not in fake.everything()
-    assert b"public key" not in fake.everything()
+    assert ADA.keys.flower.encode() not in fake.everything()
 
 
 def test_a_certificate_for_another_address_is_not_believed(tmp_path: Path) -> None:
@@ -102,9 +111,9 @@ def test_a_certificate_for_another_address_is_not_believed(tmp_path: Path) -> No
     fake = FakeCoordinator()
     with simulators.serve(fake, elsewhere.server_certificate, elsewhere.server_key) as port:
         # 127.0.0.2 is this machine too, but no name of the certificate.
-        member = Remote("127.0.0.2", port, elsewhere.ca_certificate.read_text())
+        member = Remote("127.0.0.2", port, elsewhere.ca_certificate.read_text(), ADA.sign)
         with pytest.raises((WrongCoordinatorError, NoCoordinatorError)):
-            member.join(SECRET, "key")
+            member.join(SECRET, ADA.keys)
 
     assert fake.received == []
 
@@ -113,10 +122,13 @@ def test_the_true_coordinator_is_sent_the_secret(known: Remote, fake: FakeCoordi
     # The positive control: had the secret been sent in the tests above, it would have been seen.
     fake.answers["/sfumato/v1/join"] = (200, b'{"alias": "Ada"}')
 
-    assert known.join(SECRET, "a public key") == {"alias": "Ada"}
+    assert known.join(SECRET, ADA.keys) == {"alias": "Ada"}
     (_, path, body) = fake.received[-1]
     assert path == "/sfumato/v1/join"
-    assert json.loads(body) == {"secret": "dGVuIGJ5dGVzIQ==", "flower_key": "a public key"}
+    assert json.loads(body) == {"secret": "dGVuIGJ5dGVzIQ==", "keys": ADA.keys.to_plain()}
+    claim = requests.claim_of(fake.headers[-1])
+    assert claim is not None
+    assert requests.is_signed(requests.Request("POST", path, body), claim, ADA.keys.enrolled)
 
 
 @pytest.mark.parametrize(
@@ -210,10 +222,10 @@ def _answer_once(listener: socket.socket, data: bytes) -> None:
 
 
 def test_the_newest_release_is_read(known: Remote, fake: FakeCoordinator) -> None:
-    plain = {"version": 3, "files": ["body.safetensors", "works/a.jpg"], "round_running": True}
+    plain = {"version": 3, "files": ["body.safetensors", "works/a.jpg"], "round_running": True, "time": 1e9}
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
 
-    assert known.newest() == (3, ("body.safetensors", "works/a.jpg"), True)
+    assert known.newest() == Offer(3, ("body.safetensors", "works/a.jpg"), is_round_running=True, time_s=1e9)
 
 
 NONSENSE = [
@@ -223,12 +235,14 @@ NONSENSE = [
     b"3",
     b"null",
     b"{}",
-    b'{"version": "x", "files": [], "round_running": false}',
-    b'{"version": 3, "files": "body", "round_running": false}',
+    b'{"version": "x", "files": [], "round_running": false, "time": 1e9}',
+    b'{"version": 3, "files": "body", "round_running": false, "time": 1e9}',
     b'{"version": 3, "files": []}',
-    b'{"version": null, "files": [], "round_running": false}',
+    b'{"version": 3, "files": [], "round_running": false}',
+    b'{"version": 3, "files": [], "round_running": false, "time": "noon"}',
+    b'{"version": null, "files": [], "round_running": false, "time": 1e9}',
     b"[" * 5000,
-    b'{"version": 1e999, "files": [], "round_running": false}',
+    b'{"version": 1e999, "files": [], "round_running": false, "time": 1e9}',
 ]
 
 
@@ -265,16 +279,51 @@ def test_a_refusal_is_told_in_the_coordinators_words(known: Remote, fake: FakeCo
     fake.answers["/sfumato/v1/join"] = (403, json.dumps(said).encode())
 
     with pytest.raises(JoinRefusedError, match="used already") as caught:
-        known.join(SECRET, "key")
+        known.join(SECRET, ADA.keys)
 
     assert caught.value.advice == "Ask for a new one."
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("not-a-member", NotAMemberError),
+        ("membership-ended", MembershipEndedError),
+        ("invite-refused", JoinRefusedError),
+        ("anything", JoinRefusedError),
+        ([], JoinRefusedError),
+    ],
+)
+def test_a_refusal_is_told_by_its_kind(known: Remote, fake: FakeCoordinator, code: object, kind: type[RefusedError]) -> None:
+    said = {"error": "no", "advice": "Ask.", "code": code}
+    fake.answers["/sfumato/v1/release"] = (403, json.dumps(said).encode())
+
+    with pytest.raises(RefusedError) as caught:
+        known.newest()
+
+    assert type(caught.value) is kind
+
+
+def test_the_time_is_asked_for_without_saying_who_asks(known: Remote, fake: FakeCoordinator) -> None:
+    fake.answers["/sfumato/v1/time"] = (200, b'{"time": 1700000000.0}')
+
+    assert 1_700_000_000.0 <= known.time_s() < 1_700_000_060.0
+    assert requests.claim_of(fake.headers[-1]) is None
+
+
+@pytest.mark.parametrize("answer", [b"{}", b'{"time": "noon"}', b"[]", b'{"time": null}'])
+def test_what_is_no_time_is_not_believed(known: Remote, fake: FakeCoordinator, answer: bytes) -> None:
+    fake.answers["/sfumato/v1/time"] = (200, answer)
+
+    with pytest.raises(IntegrityError, match="makes no sense"):
+        known.time_s()
 
 
 def test_a_refusals_words_are_cut_short(known: Remote, fake: FakeCoordinator) -> None:
     fake.answers["/sfumato/v1/join"] = (403, json.dumps({"error": "no" * 5000, "advice": "a" * 5000}).encode())
 
     with pytest.raises(JoinRefusedError) as caught:
-        known.join(SECRET, "key")
+        known.join(SECRET, ADA.keys)
 
     assert (len(str(caught.value)), len(caught.value.advice)) == (300, 300)
 
@@ -308,7 +357,7 @@ def test_a_refusals_words_cannot_steer_the_terminal(known: Remote, fake: FakeCoo
     fake.answers["/sfumato/v1/join"] = (403, json.dumps(said).encode())
 
     with pytest.raises(JoinRefusedError) as caught:
-        known.join(SECRET, "key")
+        known.join(SECRET, ADA.keys)
 
     assert (str(caught.value), caught.value.advice) == ("no[2Jway", "ask")
 

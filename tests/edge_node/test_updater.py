@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def make_member(home: Home, hub: CoordinatorHome, port: int) -> None:
     home.ca_certificate.write_bytes(hub.ca_certificate.read_bytes())
     write_json(
         home.membership_file,
-        {"federation": "guild", "alias": "Ada", "role": "artist", "node_id": "1", "host": "127.0.0.1", "port": port},
+        asdict(Membership("guild", "Ada", "artist", "1", "127.0.0.1", port, "012 345")),
     )
     assert isinstance(membership.load(home), Membership)
 
@@ -48,6 +49,7 @@ def member(home: Home, hub: CoordinatorHome) -> Iterator[Home]:
     """A member of a coordinator that serves its release 1."""
     with simulators.serve_coordinator(hub, create_endpoint(hub, Registry())) as port:
         make_member(home, hub, port)
+        simulators.make_known(hub, home)
         trust = Trust.load(hub.trust_file)
         Trust(trust.federation, trust.keys, trust.threshold).save(home.trust_file)
         yield home
@@ -63,13 +65,15 @@ def deceived(home: Home, hub: CoordinatorHome, fake: FakeCoordinator) -> Iterato
     """A member of a coordinator that answers whatever the test says; the guild's releases are signed by key number 1."""
     with simulators.serve(fake, hub.server_certificate, hub.server_key) as port:
         make_member(home, hub, port)
+        fake.answers["/sfumato/v1/time"] = (200, b'{"time": 1700000000.0}')
+        simulators.make_known(hub, home)
         yield simulators.trusting(home)
 
 
 def offer(fake: FakeCoordinator, published: Published, *, version: int | None = None) -> None:
     """Have the coordinator serve a release folder."""
     number = published.manifest.version if version is None else version
-    listed = {"version": number, "files": sorted(published.manifest.files), "round_running": False}
+    listed = {"version": number, "files": sorted(published.manifest.files), "round_running": False, "time": 1_700_000_001.0}
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(listed).encode())
     for path in (p for p in published.folder.rglob("*") if p.is_file()):
         name = path.relative_to(published.folder).as_posix()
@@ -136,7 +140,7 @@ def test_an_older_release_than_one_seen_is_not_even_fetched(deceived: Home, fake
 
     assert updater.update(deceived).installed is None
     # Once: with the end of a round between two answers, styles were renewed for the body that was just replaced.
-    assert [path for _, path, _ in fake.received] == ["/sfumato/v1/release"]
+    assert [path for _, path, _ in fake.received] == ["/sfumato/v1/time", "/sfumato/v1/release"]
 
 
 def test_what_a_killed_process_was_fetching_is_swept_away_and_nothing_else(home: Home) -> None:
@@ -217,18 +221,23 @@ def test_a_release_that_breaks_off_leaves_nothing(deceived: Home, fake: FakeCoor
 def test_a_file_name_that_no_release_has_is_refused_before_it_is_asked_for(
     deceived: Home, fake: FakeCoordinator, path: str
 ) -> None:
-    plain = {"version": 3, "files": ["exact.onnx", path], "round_running": False}
+    plain = {"version": 3, "files": ["exact.onnx", path], "round_running": False, "time": 1e9}
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
 
     with pytest.raises(IntegrityError, match="impossible file names"):
         updater.update(deceived)
 
-    assert [path for _, path, _ in fake.received] == ["/sfumato/v1/release"]
+    assert [path for _, path, _ in fake.received] == ["/sfumato/v1/time", "/sfumato/v1/release"]
     assert leftovers(deceived) == []
 
 
 def test_more_files_than_any_release_has_are_refused(deceived: Home, fake: FakeCoordinator) -> None:
-    plain = {"version": 3, "files": [f"a{number}.jpg" for number in range(201)], "round_running": False}
+    plain = {
+        "version": 3,
+        "files": [f"a{number}.jpg" for number in range(201)],
+        "round_running": False,
+        "time": 1_700_000_001.0,
+    }
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
 
     with pytest.raises(IntegrityError, match="impossible file names"):

@@ -22,8 +22,7 @@ import coordinator.config
 import edge_node.config
 from coordinator.flower import superlink_endpoint
 from coordinator.service import _superlink_settings
-from edge_node import library, membership, releases, styles, train
-from edge_node.remote import Remote
+from edge_node import keys, library, membership, releases, styles, train
 from export import settings, weights
 from export.errors import SfumatoError
 from export.files import digest_of
@@ -194,11 +193,10 @@ def test_a_work_or_a_code_in_the_stream_would_have_been_found(federation: Federa
 
 def test_a_canary_sent_by_the_same_pipe_is_found(federation: Federation) -> None:
     home = federation.homes["ada"]
-    member = membership.load(home)
-    pipe = Remote(member.host, member.port, home.ca_certificate.read_text())
+    pipe = membership.coordinator(home)
 
     with pytest.raises(SfumatoError, match=r"not a request to join|invite"):
-        pipe.join(CANARY, "no key")
+        pipe.join(CANARY, keys.public_keys(home))
     with pytest.raises(SfumatoError):
         pipe._request("POST", "/join", CANARY)
 
