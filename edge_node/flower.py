@@ -1,20 +1,28 @@
 """The artist's side of Flower: everything that knows how Flower 1.41 works inside is in this file.
 
     start_supernode   the process that dials the coordinator, with the node's key; it opens a port on loopback only
+    run_supernode     what is in that process: Flower's own command, with the coordinator's clock
     run_tasks         takes each message from it and calls the program installed here
+    correct_clock     has Flower read the time from us, in whichever process it is called
 
 The runner stands in for Flower's own, which would unpack and execute whatever bundle the coordinator pushes, in a new
 process for every message. Ours never unpacks one: a bundle is a name to compare. And nothing the installed program
 raises reaches the coordinator as text, since a message of an exception may name a work.
 
+Flower refuses a node whose clock is 5 s fast or 305 s slow, and messages made before February 2025. It reads every time it
+signs or checks from one function, `flwr.supercore.date.now`, and that is the one `correct_clock` puts another in the place of.
+
 Private functions of Flower in use, held to the pin by `tests/edge_node/test_flower.py`: `pull_task_input`,
-`push_message`, `push_task_output`, `RuntimeHttpClient` and three of its interceptors.
+`push_message`, `push_task_output`, `RuntimeHttpClient` and three of its interceptors, `flwr.supercore.date.now` and that it
+is Flower's only clock, the function behind `flower-supernode`.
 """
 
+import datetime as dt
 import hmac
 import logging
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +33,7 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.supercore import date as flower_date
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -37,7 +46,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from export.errors import NotConfiguredError
 from export.files import digest_of
 from export.flower_bundle import FabDigest
-from export.processes import Child, child_environment, installed_command, load_or_create_secret
+from export.processes import Child, child_environment, load_or_create_secret
 
 __all__ = [
     "APP_FAILED",
@@ -45,6 +54,8 @@ __all__ = [
     "RunnerRefused",
     "SupernodeSettings",
     "child_environment",
+    "correct_clock",
+    "run_supernode",
     "run_tasks",
     "start_supernode",
     "supernode_command",
@@ -88,6 +99,8 @@ class SupernodeSettings:
     private_key: Path
     """EC P-384 in OpenSSH format, without passphrase."""
     port: int
+    node_home: Path
+    """This node's folder: the note of the coordinator's time is in it."""
 
     @property
     def flwr_home(self) -> Path:
@@ -108,7 +121,7 @@ class SupernodeSettings:
 def supernode_command(settings: SupernodeSettings) -> list[str]:
     """Return the command that dials the coordinator; TLS and the node's key are not optional."""
     return [
-        installed_command("flower-supernode"),
+        *(sys.executable, "-P", "-m", "edge_node.supernode", str(settings.node_home)),
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", str(settings.secret_file)),
         *("--root-certificates", str(settings.root_certificates)),
@@ -137,6 +150,34 @@ def start_supernode(settings: SupernodeSettings, inherited: Mapping[str, str], l
         environment=child_environment(settings.flwr_home, inherited),
         log=log,
     )
+
+
+def run_supernode(arguments: Sequence[str], now_s: Callable[[], float]) -> None:
+    """Be a SuperNode until a signal.
+
+    Args:
+        arguments: of `flower-supernode`.
+        now_s: the coordinator's time, in seconds since 1970.
+
+    """
+    from flwr.supernode.cli.flower_supernode import flower_supernode  # noqa: PLC0415  (for this process alone)
+
+    correct_clock(now_s)
+    sys.argv = ["flower-supernode", *arguments]
+    flower_supernode()
+
+
+def correct_clock(now_s: Callable[[], float]) -> None:
+    """Have Flower, in this process, read the time from `now_s`: seconds since 1970."""
+    flowers = flower_date.now
+
+    def corrected() -> dt.datetime:
+        return dt.datetime.fromtimestamp(now_s(), tz=dt.UTC)
+
+    # Its modules have taken the function by name when they were imported, or will.
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "flwr" and getattr(module, "now", None) is flowers:
+            module.now = corrected  # type: ignore[attr-defined]
 
 
 def run_tasks(

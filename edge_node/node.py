@@ -71,6 +71,7 @@ def _start_flower(home: Home, member: membership.Membership, supervisor: Supervi
         root_certificates=home.ca_certificate,
         private_key=home.flower_key,
         port=free_port(),
+        node_home=home.root,
     )
     log = open_log(home.logs, "flower")
     supervisor.keep("supernode", lambda: start_supernode(settings, os.environ, log))

@@ -31,8 +31,10 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from starlette.types import Receive, Scope, Send
 
+import edge_node.config
 from coordinator import flower as coordinator_flower
 from coordinator.flower import FlowerControl, RunState, SuperlinkEndpoint, SuperlinkSettings
+from edge_node import clock
 from edge_node import flower as node_flower
 from edge_node.flower import SupernodeSettings
 from export.files import Digest
@@ -157,15 +159,15 @@ def _certificate(
     issuer_key: ec.EllipticCurvePrivateKey,
     extension: x509.ExtensionType,
 ) -> x509.Certificate:
-    now = dt.datetime.now(dt.UTC)
+    start = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)  # as coordinator/pki.py says it
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_before(start)
+        .not_valid_after(start + dt.timedelta(days=110 * 365))
         .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
     )
     return builder.sign(issuer_key, hashes.SHA256())
@@ -221,8 +223,24 @@ class Federation:
         """Start the SuperLink (again)."""
         return self._start("superlink", [str(self.home)], self.settings.flwr_home)
 
-    def add_node(self, name: str, digest: FabDigest, behaviour: str = "add", *, registered: bool = True) -> Node:
-        """Start a node whose app adds 1 to what it gets (`add`) or fails (`raise`)."""
+    def add_node(
+        self,
+        name: str,
+        digest: FabDigest,
+        behaviour: str = "add",
+        *,
+        registered: bool = True,
+        machine: Mapping[str, str] | None = None,
+        knows_the_time: bool = True,
+    ) -> Node:
+        """Start a node whose app adds 1 to what it gets (`add`) or fails (`raise`).
+
+        `machine` is what its processes find in their environment besides; one that knows the time has met the coordinator.
+        """
+        home = edge_node.config.Home(self.folder / name)
+        if knows_the_time:
+            clock.learn(home, time.time())
+        environment = {**self.environment, **(machine or {})}
         key = make_node_key(self.folder, name)
         node_id = self.control.register_node(key.public) if registered else 0
         settings = SupernodeSettings(
@@ -231,10 +249,11 @@ class Federation:
             root_certificates=self.folder / "ca.pem",
             private_key=key.file,
             port=free_port(),
+            node_home=home.root,
         )
-        supernode = self._keep(node_flower.start_supernode(settings, self.environment, self._log(f"{name}-supernode")))
-        arguments = [settings.runtime_address, str(settings.secret_file), digest, behaviour]
-        return Node(node_id, settings, supernode, self._start("runner", arguments, settings.flwr_home, name))
+        supernode = self._keep(node_flower.start_supernode(settings, environment, self._log(f"{name}-supernode")))
+        arguments = [settings.runtime_address, str(settings.secret_file), digest, behaviour, str(home.root)]
+        return Node(node_id, settings, supernode, self._start("runner", arguments, settings.flwr_home, name, environment))
 
     def restart_supernode(self, node: Node) -> Child:
         """Start a node's SuperNode again, on the port its runner knows."""
@@ -275,11 +294,18 @@ class Federation:
         """Return a TLS context that trusts this coordinator's CA and no other."""
         return ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
 
-    def _start(self, role: str, arguments: Sequence[str], flwr_home: Path, owner: str = "coordinator") -> Child:
+    def _start(
+        self,
+        role: str,
+        arguments: Sequence[str],
+        flwr_home: Path,
+        owner: str = "coordinator",
+        inherited: Mapping[str, str] | None = None,
+    ) -> Child:
         child = Child.start(
             role,
             [sys.executable, "-m", "tests.flower_harness", role, *arguments],
-            environment=coordinator_flower.child_environment(flwr_home, self.environment),
+            environment=coordinator_flower.child_environment(flwr_home, inherited or self.environment),
             log=self._log(f"{owner}-{role}"),
         )
         return self._keep(child)
@@ -345,7 +371,8 @@ def main(role: str, *arguments: str) -> None:
     if role == "superlink":
         coordinator_flower.serve_superlink(superlink_settings(Path(arguments[0])), echo_endpoint)
     else:
-        address, secret_file, digest, behaviour = arguments
+        address, secret_file, digest, behaviour, home = arguments
+        node_flower.correct_clock(clock.Follower(edge_node.config.Home(Path(home))).now_s)
         node_flower.run_tasks(
             address,
             Path(secret_file).read_bytes(),

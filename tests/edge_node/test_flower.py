@@ -1,16 +1,19 @@
 """The node's runner: calls the installed app and nothing else, tells nothing, and outlives whatever happens to it."""
 
+import ast
 import json
 import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import flwr
 import pytest
 import uvicorn
 from flwr.app import Context, Message, RecordDict
@@ -43,6 +46,7 @@ def settings(tmp_path: Path) -> SupernodeSettings:
         root_certificates=tmp_path / "ca.pem",
         private_key=tmp_path / "node.key",
         port=4711,
+        node_home=tmp_path,
     )
 
 
@@ -51,9 +55,9 @@ def settings(tmp_path: Path) -> SupernodeSettings:
 
 def test_supernode_has_tls_a_key_a_secret_and_a_port_on_loopback_only(settings: SupernodeSettings) -> None:
     command = flower.supernode_command(settings)
-    flags = dict(zip(command[1::2], command[2::2], strict=True))
+    flags = dict(zip(command[5::2], command[6::2], strict=True))
 
-    assert Path(command[0]).exists()
+    assert command[:5] == [sys.executable, "-P", "-m", "edge_node.supernode", str(settings.node_home)]
     assert flags == {
         "--isolation": "process",
         "--superexec-auth-secret-file": str(settings.secret_file),
@@ -63,6 +67,63 @@ def test_supernode_has_tls_a_key_a_secret_and_a_port_on_loopback_only(settings: 
         "--host": "127.0.0.1",
         "--port": "4711",
     }
+
+
+# --- The clock -------------------------------------------------------------------------------------------------------
+
+
+def _clock_readers(source: str) -> set[str]:
+    """Calls in a file that read the system's clock."""
+    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return {ast.unparse(func) for func in calls} & {
+        "time.time",
+        "time.time_ns",
+        "time",
+        "datetime.now",
+        "datetime.datetime.now",
+        "datetime.utcnow",
+        "datetime.datetime.utcnow",
+        "datetime.datetime.today",
+    }
+
+
+def test_flowers_node_reads_the_systems_clock_in_one_function() -> None:
+    package = Path(flwr.__file__).parent
+    readers = {
+        file.relative_to(package).as_posix()
+        for part in ("supernode", "supercore", "clientapp", "app", "common")
+        for file in (package / part).rglob("*.py")
+        if _clock_readers(file.read_text())
+    }
+
+    assert "supercore/date.py" in readers
+    # Telemetry and the look for updates are switched off; connectors are for agents, which a node has none of.
+    assert readers <= {
+        "supercore/date.py",
+        "supercore/telemetry.py",
+        "supercore/update_check.py",
+        "supercore/task_process/connector/oauth.py",
+    }
+
+
+def test_after_the_correction_every_module_of_flower_reads_our_time() -> None:
+    script = """
+import datetime, sys
+import edge_node.flower, flwr.supernode.cli.flower_supernode, flwr.supernode.start_client_internal
+from flwr.supercore import date
+before = date.now
+holders = [n for n, m in list(sys.modules.items()) if n.startswith("flwr") and getattr(m, "now", None) is before]
+edge_node.flower.correct_clock(lambda: 1e9)
+import flwr.supernode.node_auth_http_interceptor as signer, flwr.app.message.message as message
+told = datetime.datetime.fromtimestamp(1e9, tz=datetime.UTC)
+assert len(holders) > 3, holders
+assert [m for m in sys.modules.values() if getattr(m, "now", None) is before] == []
+assert date.now() == signer.now() == message.now() == told
+print("as we said")
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+
+    assert ran.stdout == "as we said\n", ran.stderr
 
 
 # --- One task --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,13 @@
+"""The process that Flower's SuperNode runs in; ``edge_node/flower.py`` starts it, with HOME and the arguments of Flower's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from edge_node import clock
+from edge_node.config import Home
+from edge_node.flower import run_supernode
+
+if __name__ == "__main__":
+    run_supernode(sys.argv[2:], clock.Follower(Home(Path(sys.argv[1]))).now_s)
