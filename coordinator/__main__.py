@@ -11,12 +11,13 @@ from typing import Annotated
 
 import typer
 
-from coordinator import pki, publish, qrcode, service
+from coordinator import pki, policies, publish, qrcode, service
 from coordinator.config import Home, find_home
 from coordinator.store import Node, Role, Store
-from export import console
+from export import console, policy
 from export.console import DEBUG, HomeOption, JsonOption
 from export.errors import UsageError
+from export.ledger import Ledger
 from export.release import CARD
 from export.signing import VerifiedRelease
 
@@ -27,9 +28,13 @@ app = typer.Typer(
     help="Runs rounds across artists' machines, judges what comes out, signs and publishes it.",
 )
 release_app = typer.Typer(no_args_is_help=True, help="Signed releases.")
+policy_app = typer.Typer(no_args_is_help=True, help="What members agree to: policy.toml, signed.")
+ledger_app = typer.Typer(no_args_is_help=True, help="The coordinator's account of joinings, policies, rounds and releases.")
 nodes_app = typer.Typer(invoke_without_command=True, help="The members.")
 app.add_typer(release_app, name="release")
 app.add_typer(nodes_app, name="nodes")
+app.add_typer(policy_app, name="policy")
+app.add_typer(ledger_app, name="ledger")
 
 
 @app.command()
@@ -151,6 +156,36 @@ def hold_rounds(
         service.require_success(place, held)
         data = {"rounds": [_round(place, number) for number in held]}
         console.show(data, as_json=as_json, text=lambda: None)
+
+
+@policy_app.command("show")
+def policy_show(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show the policy that holds, in the words its members read."""
+    with console.errors(as_json=as_json):
+        holds = policies.current(_ready(home))
+        data = {"policy": asdict(holds.policy), "digest": holds.digest}
+        console.show(data, as_json=as_json, text=lambda: console.said(*(f"- {line}" for line in policy.in_words(holds.policy))))
+
+
+@policy_app.command("publish")
+def policy_publish(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Sign policy.toml as it is now; members are asked to agree to it before they take part again."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        published = policies.publish(place)
+        text = f"Policy {published.policy.version} holds. Members take part again once they have agreed to it."
+        data = {"policy": asdict(published.policy), "digest": published.digest}
+        console.show(data, as_json=as_json, text=lambda: console.said(text))
+
+
+@ledger_app.command("verify")
+def ledger_verify(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Say whether the coordinator's account is unbroken, and the digest of its last line. Needs nothing but the file."""
+    with console.errors(as_json=as_json):
+        account = Ledger(_ready(home).ledger_file)
+        lines, head = len(account.entries()), account.head()
+        text = f"The account is unbroken: {lines} lines, the last one's digest is {head}"
+        console.show({"lines": lines, "head": head}, as_json=as_json, text=lambda: console.said(text))
 
 
 @release_app.command("list")

@@ -14,7 +14,7 @@ HOME_VARIABLE: Final = "SFUMATO_COORDINATOR_HOME"
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`coordinator.toml`.
+    """`coordinator.toml`: what members need not agree to; what they do is in `policy.toml`.
 
     Attributes:
         name: the federation's.
@@ -22,13 +22,9 @@ class Config:
         bind: address to listen on.
         port: public TLS port; 0 takes a free one at the first start and keeps it.
         modality: registry name of the kind of art.
-        minimum_nodes: a round waits up to `gather_timeout_s` for every member's node and then starts if at least this many
-            are online; it counts when as many updates are accepted.
-        steps: batches each node trains on in a round.
-        clip: greatest L2 norm of an update.
         momentum: share of the body's last movement that is added to the next one; 0 moves it by the mean update alone.
-        round_timeout_s: how long a round waits for updates.
-        gather_timeout_s: how long a round waits for all members' nodes to be online.
+        gather_timeout_s: how long a round waits for every member's node to be online; then it starts with those that are, if
+            they are as many as the policy asks for.
         fit_steps: batches the gate fits the public codes on for a candidate body.
     """
 
@@ -37,22 +33,14 @@ class Config:
     bind: str = "0.0.0.0"  # noqa: S104 - only our own filtered, TLS-only port listens there
     port: int = 0
     modality: str = "style-studio"
-    minimum_nodes: int = 2
-    steps: int = 60
-    clip: float = 10.0
     momentum: float = 0.7
-    round_timeout_s: float = 3600.0
     gather_timeout_s: float = 300.0
     fit_steps: int = 12
 
 
 RANGES: Final[dict[str, settings.Range]] = {
     "port": (0, 65535),
-    "minimum_nodes": (1, 10_000),
-    "steps": (1, 100_000),
-    "clip": (1e-3, 1e4),
     "momentum": (0, 0.95),
-    "round_timeout_s": (1, 7 * 24 * 3600),
     "gather_timeout_s": (1, 7 * 24 * 3600),
     "fit_steps": (1, 10_000),
 }
@@ -109,6 +97,21 @@ class Home:
     def current_file(self) -> Path:
         """Names the release that is served: a version number."""
         return self.root / "current"
+
+    @property
+    def policy_file(self) -> Path:
+        """The policy as it is being written; what holds is the newest that was published."""
+        return self.root / "policy.toml"
+
+    @property
+    def policies(self) -> Path:
+        """Every policy that was published, by version."""
+        return self.root / "policies"
+
+    @property
+    def rounds(self) -> Path:
+        """Accepted updates of rounds that are not over."""
+        return self.root / "rounds"
 
     @property
     def up_lock(self) -> Path:

@@ -7,7 +7,8 @@
 | POST /join | the holder of an invite | membership, provenance certificate, whom to trust, the time |
 | POST /rejoin | a member this database has forgotten | the same |
 | POST /certificate | a member | a provenance certificate with a new term |
-| GET /release, /releases/… | a member | the served release, its files |
+| GET /release, /releases/… | a member | the served release and what became of the member's last updates; its files |
+| GET /policy | a member | the policy that holds |
 
 All but the first two are signed with the node's enrolled key (``export/requests.py``). What is checked of a signed request, in
 this order:
@@ -41,11 +42,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from coordinator import enrolment, pki
+from coordinator import enrolment, pki, policies
+from coordinator.admission import ADVICE
 from coordinator.config import Home
 from coordinator.errors import JoinRefusedError, MembershipEndedError, NotAMemberError, UnsignedError
 from coordinator.publish import current_release, open_release
-from coordinator.store import Node, Store
+from coordinator.store import Answer, Node, Store
+from export import policy
 from export.errors import (
     IntegrityError,
     NotConfiguredError,
@@ -63,6 +66,7 @@ from export.signing import MANIFEST, SIGNATURES, Trust
 
 PREFIX: Final = "/sfumato/v1"
 _BODY_MAX_BYTES: Final = 8192
+_ANSWERS: Final = 20
 _FILE_MAX_BYTES: Final = 64 * 2**20
 
 _JOINING: Final = threading.Lock()
@@ -128,8 +132,12 @@ def create_endpoint(home: Home, register_node: RegisterNode) -> Starlette:
         return JSONResponse({"certificate": await run_in_threadpool(_certify, home, member)})
 
     async def release(request: HttpRequest) -> Response:
+        member = await run_in_threadpool(door.member, *await _signed(request))
+        return JSONResponse(await run_in_threadpool(_newest, home, store, member))
+
+    async def policy_(request: HttpRequest) -> Response:
         await run_in_threadpool(door.member, *await _signed(request))
-        return JSONResponse(await run_in_threadpool(_newest, home, store))
+        return JSONResponse(policy.to_plain(await run_in_threadpool(policies.current, home)))
 
     async def release_file(request: HttpRequest) -> Response:
         await run_in_threadpool(door.member, *await _signed(request))
@@ -144,6 +152,7 @@ def create_endpoint(home: Home, register_node: RegisterNode) -> Starlette:
             Route(f"{PREFIX}/rejoin", rejoin, methods=["POST"]),
             Route(f"{PREFIX}/certificate", certificate, methods=["POST"]),
             Route(f"{PREFIX}/release", release),
+            Route(f"{PREFIX}/policy", policy_),
             Route(f"{PREFIX}/releases/{{version:int}}/{{path:path}}", release_file),
         ],
         exception_handlers={SfumatoError: _said, Exception: _unsaid},
@@ -279,13 +288,29 @@ def _note(home: Home, what: str, member: Node) -> None:
     _log.info("node %d %s as %s, %s; its six digits are %s", member.node_id, what, member.alias, member.role, digits)
 
 
-def _newest(home: Home, store: Store) -> dict[str, object]:
-    """The served release and whether a round is under way, in which nodes had better not be busy elsewhere."""
+def _newest(home: Home, store: Store, member: Node) -> dict[str, object]:
+    """The served release, whether a round is under way (in which nodes had better not be busy elsewhere), which policy holds,
+    and what became of this member's last updates.
+    """
     rounds = store.rounds()  # before the release: whoever reads that no round is under way reads what the last one made
-    running = bool(rounds) and rounds[-1].state in ("gathering", "training", "judging")
+    running = bool(rounds) and not rounds[-1].is_over
     release = current_release(home)
     files = sorted(release.manifest.files)
-    return {"version": release.manifest.version, "files": files, "round_running": running, "time": time.time()}
+    return {
+        "version": release.manifest.version,
+        "files": files,
+        "round_running": running,
+        "time": time.time(),
+        "policy": policies.current(home).digest,
+        "answers": [_verdict(number, answer) for number, answer in store.answers_of(member.node_id, _ANSWERS)],
+    }
+
+
+def _verdict(number: int, answer: Answer) -> dict[str, object]:
+    """What became of a member's part in a round, and what can be done about it: told to that member alone."""
+    advice = "" if answer.accepted else ADVICE.get(answer.reason, "Ask the coordinator.")
+    said = {"round": number, "accepted": answer.accepted, "sha256": answer.sha256, "reason": answer.reason}
+    return {**said, "advice": advice}
 
 
 def _release_file(home: Home, version: int, path: str) -> Response:

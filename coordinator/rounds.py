@@ -2,34 +2,48 @@
 
 Flower carries; what counts is decided here. A round waits for a stated number of nodes until a stated time, takes what
 comes until a deadline, and ends in a stated outcome: published, refused by the gate, or failed for want of updates. A late,
-dead, slow or broken node is one line in the record and never stops a round. Memory does not grow with the number of nodes.
+dead, slow or broken node is one line in the record and never stops a round.
+
+Rounds are a state machine in the database, and each of its steps can be done again:
+
+    gathering   nothing was promised to anybody yet
+    training    whom it asks and until when is settled; each accepted update lies in a file of its own before it is in the table
+    judging     what counts is settled: the updates in the table, in order of the nodes' numbers; a body follows from them
+    over        published, refused or failed, and a line in the ledger names what counted
+
+Whoever is killed in between is followed by a process that reads how far things are and goes on: nodes that answered are not
+asked again, and those that are asked again answer with the update they made. Memory does not grow with the number of nodes.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Protocol
 
 import httpx
 import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 
+from coordinator import aggregate, policies
 from coordinator.admission import Accepted, Reason, Rejected, Terms, admit
-from coordinator.aggregate import Mean
+from coordinator.aggregate import Contribution
 from coordinator.config import Config, Home
 from coordinator.gate import Gate
 from coordinator.publish import current_release, parent_body, publish
-from coordinator.store import Answer, RoundState, Store
+from coordinator.store import Answer, Job, Node, Round, RoundState, Store
 from export import release
-from export.errors import RefusedError, SfumatoError
-from export.files import held
+from export.errors import IntegrityError, RefusedError, SfumatoError
+from export.files import digest_of, held, read_bounded, write_atomic
+from export.ledger import Ledger, Value
+from export.policy import Policy, SignedPolicy
 from export.signing import VerifiedRelease
-from models import registry, state, wire
-from models.update import Arrays, Assignment, Layout
+from models import compression, registry, state, wire
+from models.update import Arrays, Assignment, Declined, Layout, Update
 
 _POLL_S: Final = 0.5
 _log = logging.getLogger(__name__)
@@ -45,131 +59,175 @@ class Grid(Protocol):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]: ...
 
 
-@dataclass(slots=True)
-class _Collected:
-    """What one round has taken in so far."""
-
-    mean: Mean
-    answered: set[int] = field(default_factory=set)
-    accepted: int = 0
-
-
-def run_rounds(grid: Grid, home: Home, config: Config, count: int) -> None:
-    """Hold ``count`` rounds, each refining what the last one published.
+def run_rounds(grid: Grid, home: Home, config: Config) -> None:
+    """Hold the rounds that were asked for, each refining what the last one published; go on where another process left off.
 
     Raises:
         RefusedError: another process holds rounds here.
-        SfumatoError: a round cannot be held; it is written down as failed, as it is for any other error.
+        SfumatoError: a round cannot be held; it is written down as failed, and with it the rounds asked for.
     """
     with held(home.rounds_lock, "a run of rounds"):
         store = Store(home.database)
-        store.close_open_rounds("interrupted", time.time())
-        gate: tuple[str, Gate] | None = None
-        for _ in range(count):
-            number = store.open_round(time.time())
-            report = _Reporter(store, number)
-            with _failing_openly(report):
-                current = current_release(home)
-                collected = _train(grid, config, store, report, current, number)
-                if collected.accepted < config.minimum_nodes:
-                    report("failed", f"{collected.accepted} of at least {config.minimum_nodes} updates were accepted")
-                    continue
-                report("judging", f"judging a body refined by {collected.accepted} artists")
-                if gate is None or gate[0] != current.digest:
-                    gate = (current.digest, Gate(current, config.fit_steps))
-                _judge(home, config.momentum, report, current, gate[1], collected, number)
+        job = store.open_job()
+        if job is None:
+            return
+        _sweep(home, store)
+        judge = _Judge(home, config)
+        try:
+            while _rounds_left(store, job):
+                _hold_round(grid, home, config, store, job, judge)
+        except SfumatoError as error:
+            store.close_job(job.job, "failed", str(error), time.time())
+            raise
+        store.close_job(job.job, "done", "", time.time())
+
+
+def _sweep(home: Home, store: Store) -> None:
+    """Delete the updates of rounds that are over: a kill may have come between a round's end and that."""
+    over = {str(round_.round) for round_ in store.rounds() if round_.is_over}
+    for folder in home.rounds.glob("[0-9]*"):
+        if folder.name in over:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rounds_left(store: Store, job: Job) -> bool:
+    """Whether another round is to be held: none is once somebody has called the rest off."""
+    return store.job(job.job).state == "open" and sum(r.is_over for r in store.rounds_of(job.job)) < job.wanted
+
+
+def _hold_round(grid: Grid, home: Home, config: Config, store: Store, job: Job, judge: _Judge) -> None:
+    """Hold one round, from wherever it is, to its end."""
+    signed, current = policies.require_published(home), current_release(home)
+    round_ = store.open_round(job.job, current.digest, signed.digest, time.time())
+    this = _ThisRound(home, store, round_, signed.policy, current)
+    if _is_overtaken(this, signed):
+        return
+    if round_.state == "gathering":
+        nodes = _gather(grid, config, this)
+        deadline = time.time() + signed.policy.deadline_s
+        store.ask(round_.round, nodes, deadline, time.time())
+    else:
+        deadline = round_.deadline or 0.0
+    if round_.state in ("gathering", "training"):
+        _collect(grid, this, signed, min(deadline, time.time() + signed.policy.deadline_s))
+    accepted = [answer for answer in store.answers(round_.round) if answer.accepted]
+    if len(accepted) < signed.policy.minimum_nodes:
+        _conclude(this, "failed", f"{len(accepted)} of at least {signed.policy.minimum_nodes} updates were accepted")
+        return
+    this.report("judging", f"judging a body refined by {len(accepted)} artists")
+    _decide(this, judge, accepted)
 
 
 @dataclass(frozen=True, slots=True)
-class _Reporter:
-    """Says in the database what a round is at, so that a slow round never looks like a dead one."""
+class _ThisRound:
+    """A round that is being held."""
 
+    home: Home
     store: Store
-    number: int
+    round: Round
+    policy: Policy
+    current: VerifiedRelease
 
-    def __call__(self, state: RoundState, detail: str, version: int | None = None) -> None:
-        _log.info("round %d: %s, %s", self.number, state, detail)
-        self.store.set_round(self.number, state, detail, time.time(), version)
+    @property
+    def number(self) -> int:
+        return self.round.round
 
+    @property
+    def folder(self) -> Path:
+        """Where its accepted updates lie."""
+        return self.home.rounds / str(self.number)
 
-@contextmanager
-def _failing_openly(report: _Reporter) -> Iterator[None]:
-    """Write down that a round failed, whatever it is that ends it: Flower stops a run by raising, too."""
-    try:
-        yield
-    except SfumatoError as error:
-        report("failed", str(error))
-        raise
-    except Exception as error:
-        report("failed", f"an error of the program: {type(error).__name__}")
-        raise
-    except BaseException:
-        report("failed", "interrupted")
-        raise
+    def report(self, outcome: RoundState, detail: str, version: int | None = None) -> None:
+        """Say in the database what the round is at, so that a slow round never looks like a dead one."""
+        _log.info("round %d: %s, %s", self.number, outcome, detail)
+        self.store.set_round(self.number, outcome, detail, time.time(), version)
 
 
-def _train(grid: Grid, config: Config, store: Store, report: _Reporter, current: VerifiedRelease, number: int) -> _Collected:
-    """Send the body out and take the updates in."""
-    modality = registry.find(current.manifest.modality)
-    body = release.body_of(current)
+def _is_overtaken(this: _ThisRound, signed: SignedPolicy) -> bool:
+    """Whether a round that was begun cannot be gone on with: its outcome is out already, or what it began from is no more."""
+    current = this.current
+    if this.round.base == current.digest and this.round.policy == signed.digest:
+        return False
+    if current.manifest.round == this.number:  # a kill came between the release and the note of it
+        _conclude(this, "published", f"release {current.manifest.version}", current.manifest.version)
+    else:
+        _conclude(this, "failed", "another release or policy took the place of the one it began from")
+    return True
+
+
+def _collect(grid: Grid, this: _ThisRound, signed: SignedPolicy, deadline: float) -> None:
+    """Send the body to those who have not answered, and take updates in until all have or the time is over."""
+    modality = registry.find(this.current.manifest.modality)
+    body = release.body_of(this.current)
     layout = Layout.of(body)
-    nodes = _gather(grid, config, store, report)
     assignment = Assignment(
-        federation=current.manifest.federation,
+        federation=this.current.manifest.federation,
         modality=modality.name,
-        round=number,
+        round=this.number,
+        policy=signed.digest,
         body=layout.flatten(body),
         layout_digest=layout.digest,
-        steps=config.steps,
-        clip=config.clip,
     )
-    record = wire.pack_assignment(assignment)
-    terms = Terms(number, layout, config.clip, state.private_names(modality))
-    collected = _Collected(Mean(layout.size))
+    policy = this.policy
+    terms = Terms(
+        federation=assignment.federation,
+        round=this.number,
+        policy=signed.digest,
+        layout=layout,
+        steps=policy.steps,
+        clip=policy.clip,
+        keep=policy.keep,
+        private=state.private_names(modality),
+    )
+    asked, store = this.store.asked(this.number), this.store
+    answered = {answer.node_id for answer in store.answers(this.number)}
+    nodes = [node_id for node_id in asked if node_id not in answered]
+    messages = _messages(wire.pack_assignment(assignment), nodes, this.number, deadline - time.time())
+    pending = dict(zip(grid.push_messages(messages), nodes, strict=True)) if nodes else {}
     started = time.monotonic()
-    pending = dict(zip(grid.push_messages(_messages(record, nodes, number, config)), nodes, strict=True))
-    deadline = started + config.round_timeout_s
     while pending:
         taken = _take_one(grid, pending)
         if taken is not None:
-            node_id, message = taken
-            store.add_answer(number, _answer(node_id, message, terms, collected, time.monotonic() - started))
-        elif time.monotonic() < deadline:
-            report("training", f"{collected.accepted} of {len(nodes)} updates in, {len(pending)} outstanding")
+            store.add_answer(this.number, _answer(this, *taken, terms, time.monotonic() - started))
+        elif time.time() < deadline:
+            accepted = sum(answer.accepted for answer in store.answers(this.number))
+            left_s = deadline - time.time()
+            this.report(
+                "training", f"{accepted} of {len(asked)} updates in, {len(pending)} outstanding, waiting up to {left_s:.0f} s"
+            )
             time.sleep(_POLL_S)
         else:  # only here: what is in at the deadline is in
             break
     for node_id in pending.values():
-        store.add_answer(number, _silent(node_id, "no-answer", config.round_timeout_s))
-    return collected
+        store.add_answer(this.number, _silent(node_id, "no-answer", policy.deadline_s))
 
 
-def _gather(grid: Grid, config: Config, store: Store, report: _Reporter) -> list[int]:
-    """Wait until enough members' nodes are online; strangers are never sampled."""
+def _gather(grid: Grid, config: Config, this: _ThisRound) -> list[int]:
+    """Wait until enough members' nodes are online; strangers are never sampled, and galleries take no part."""
+    minimum = this.policy.minimum_nodes
     deadline = time.monotonic() + config.gather_timeout_s
     while True:
-        members = {node.node_id for node in store.nodes() if node.role == "artist"}
+        members = {node.node_id for node in this.store.nodes() if node.role == "artist"}
         online = sorted(members.intersection(grid.get_node_ids()))
         left_s = deadline - time.monotonic()
-        if len(online) == len(members) >= config.minimum_nodes or (left_s <= 0 and len(online) >= config.minimum_nodes):
+        if len(online) == len(members) >= minimum or (left_s <= 0 and len(online) >= minimum):
             return online
         if left_s <= 0:
-            raise SfumatoError(
-                f"{len(online)} of at least {config.minimum_nodes} artists' nodes were online in time",
-                advice="Ask the artists to start theirs with: sfumato up",
-            )
-        report("gathering", f"{len(online)} of {len(members)} nodes online, waiting up to {left_s:.0f} s for the rest")
+            detail = f"{len(online)} of at least {minimum} artists' nodes were online in time"
+            _conclude(this, "failed", detail)
+            raise SfumatoError(detail, advice="Ask the artists to start theirs with: sfumato up")
+        this.report("gathering", f"{len(online)} of {len(members)} nodes online, waiting up to {left_s:.0f} s for the rest")
         time.sleep(_POLL_S)
 
 
-def _messages(record: RecordDict, nodes: list[int], number: int, config: Config) -> list[Message]:
+def _messages(record: RecordDict, nodes: list[int], number: int, lasts_s: float) -> list[Message]:
     return [
         Message(
             content=record,
             dst_node_id=node_id,
             message_type=MessageType.TRAIN,
             group_id=str(number),
-            ttl=config.round_timeout_s + 60,
+            ttl=max(0.0, lasts_s) + 60,
         )
         for node_id in nodes
     ]
@@ -193,28 +251,38 @@ def _take_one(grid: Grid, pending: dict[str, int]) -> tuple[int, Message | None]
     return None
 
 
-def _answer(node_id: int, message: Message | None, terms: Terms, collected: _Collected, seconds: float) -> Answer:
-    """Admit a reply or say why not; an accepted one is added to the mean at once and let go."""
+def _answer(this: _ThisRound, node_id: int, message: Message | None, terms: Terms, seconds: float) -> Answer:
+    """Admit a reply or say why not; an accepted one is on disk when this returns, and let go."""
+    member = _member(this.store, node_id)
     if message is None:
         return _silent(node_id, "not-an-update", seconds)
-    if message.has_error():
+    if message.has_error() or member is None:
         return _silent(node_id, "node-failed", seconds)
     size = _array_bytes(message.content)
     try:
-        update = wire.unpack_update(message.content)
+        answer = wire.unpack_answer(message.content)
     except wire.WireError:
         return _silent(node_id, "not-an-update", seconds, size)
-    verdict = admit(update, terms, has_answered=node_id in collected.answered)
+    if isinstance(answer, Declined):
+        return _silent(node_id, answer.reason if answer.round == terms.round else "another-round", seconds, size)
+    counts = {a.node_id for a in this.store.answers(this.number) if a.accepted}
+    verdict = admit(answer, terms, member.keys.enrolled, has_answered=node_id in counts)
     if isinstance(verdict, Rejected):
         return _silent(node_id, verdict.reason, seconds, size)
-    collected.answered.add(node_id)
-    collected.accepted += 1
-    collected.mean.add(update.delta)
-    return _counted(node_id, verdict, size, seconds)
+    write_atomic(_file(this, node_id), answer.payload, mode=0o600)
+    return _counted(node_id, answer, verdict, size, seconds, digest_of(answer.payload))
 
 
-def _counted(node_id: int, verdict: Accepted, size: int, seconds: float) -> Answer:
-    update = verdict.update
+def _member(store: Store, node_id: int) -> Node | None:
+    """The member with a node's number, unless the membership has ended since it was asked."""
+    return next((node for node in store.nodes() if node.node_id == node_id), None)
+
+
+def _file(this: _ThisRound, node_id: int) -> Path:
+    return this.folder / f"{node_id}.update"
+
+
+def _counted(node_id: int, update: Update, verdict: Accepted, size: int, seconds: float, digest: str) -> Answer:
     return Answer(
         node_id=node_id,
         accepted=True,
@@ -225,53 +293,103 @@ def _counted(node_id: int, verdict: Accepted, size: int, seconds: float) -> Answ
         loss_after=update.loss_after,
         steps=update.steps,
         seconds=seconds,
+        sha256=digest,
     )
 
 
-def _silent(node_id: int, reason: Reason | str, seconds: float, size: int = 0) -> Answer:
-    return Answer(node_id, False, reason, size, None, None, None, None, seconds)  # noqa: FBT003 - not accepted
+def _silent(node_id: int, reason: Reason, seconds: float, size: int = 0) -> Answer:
+    return Answer(node_id, False, reason, size, None, None, None, None, seconds, None)  # noqa: FBT003 - not accepted
 
 
 def _array_bytes(content: RecordDict) -> int:
     return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
-def _judge(
-    home: Home, momentum: float, report: _Reporter, current: VerifiedRelease, gate: Gate, collected: _Collected, number: int
-) -> None:
+@dataclass(slots=True)
+class _Judge:
+    """The gate for whatever release is current; made when it is first needed, since it measures for a while."""
+
+    home: Home
+    config: Config
+    _of: str = field(default="", init=False)
+    _gate: Gate | None = field(default=None, init=False)
+
+    def for_release(self, current: VerifiedRelease) -> Gate:
+        """The gate against a release."""
+        if self._gate is None or self._of != current.digest:
+            self._gate, self._of = Gate(current, self.config.fit_steps), current.digest
+        return self._gate
+
+
+def _decide(this: _ThisRound, judge: _Judge, accepted: list[Answer]) -> None:
     """Let the gate decide, and publish or say why not.
 
     Momentum never costs a round: what the gate refuses with it is judged again without.
     """
-    with_momentum, plain = _moved(home, momentum, current, collected)
+    gate = judge.for_release(this.current)
+    with_momentum, plain = _moved(this, judge.config.momentum, accepted)
     candidate = gate.judge(with_momentum if with_momentum is not None else plain)
     said = ""
     if with_momentum is not None and not candidate.passes:
-        report("judging", f"judging without momentum, since with it: {'; '.join(candidate.reasons)}")
+        this.report("judging", f"judging without momentum, since with it: {'; '.join(candidate.reasons)}")
         candidate, said = gate.judge(plain), ", without momentum"
     if not candidate.passes:
-        report("refused", "; ".join(candidate.reasons))
+        _conclude(this, "refused", "; ".join(candidate.reasons))
         return
     try:
-        published = publish(home, current, candidate, number, collected.accepted)
+        published = publish(this.home, this.current, candidate, this.number, len(accepted))
     except RefusedError as error:  # somebody published meanwhile
-        report("refused", str(error))
+        _conclude(this, "refused", str(error))
         return
-    report("published", f"release {published.manifest.version}{said}", published.manifest.version)
+    _conclude(this, "published", f"release {published.manifest.version}{said}", published.manifest.version)
 
 
-def _moved(home: Home, momentum: float, current: VerifiedRelease, collected: _Collected) -> tuple[Arrays | None, Arrays]:
-    """The body moved by the mean update and a share of its last movement, if there was one; and by the mean alone.
+def _moved(this: _ThisRound, momentum: float, accepted: list[Answer]) -> tuple[Arrays | None, Arrays]:
+    """The body moved by what counts and a share of its last movement, if there was one; and by what counts alone.
 
     Server momentum (FedAvgM, Hsu et al. 2019, arXiv 1909.06335). The last movement is what lies between two releases, so
     nothing need be remembered, and a refused round leaves no trace.
     """
-    body = release.body_of(current)
+    body = release.body_of(this.current)
     layout = Layout.of(body)
     flat = layout.flatten(body)
-    moved = collected.mean.applied_to(flat)
-    before = parent_body(home, current) if momentum else None
+    combine = aggregate.robust if this.policy.aggregation == "robust" else aggregate.mean
+    movement = combine(lambda: _contributions(this, layout, accepted), this.policy.steps, this.policy.clip)
+    moved = aggregate.moved(flat, movement)
+    before = parent_body(this.home, this.current) if momentum else None
     if before is None or Layout.of(before) != layout:
         return None, layout.unflatten(moved)
     carried = moved + np.float32(momentum) * (flat - layout.flatten(before))
     return layout.unflatten(carried), layout.unflatten(moved)
+
+
+def _contributions(this: _ThisRound, layout: Layout, accepted: list[Answer]) -> Iterator[Contribution]:
+    """The updates that count, from their files, in order of the nodes' numbers."""
+    limit = 2 * compression.max_bytes(layout, this.policy.keep)
+    for answer in sorted(accepted, key=lambda answer: answer.node_id):
+        try:
+            payload = read_bounded(_file(this, answer.node_id), limit)
+            yield Contribution(compression.decompress(payload, layout), answer.steps or this.policy.steps)
+        except (OSError, compression.CompressionError) as error:
+            raise IntegrityError(
+                f"an accepted update of round {this.number} cannot be read any more",
+                advice="The disk lost or changed it. Hold another round.",
+            ) from error
+
+
+def _conclude(this: _ThisRound, outcome: RoundState, detail: str, version: int | None = None) -> None:
+    """End a round: the ledger first, which names what counted, then the database; what lay there for it is deleted."""
+    answers = this.store.answers(this.number)
+    entry: dict[str, Value] = {
+        "what": "round",
+        "round": this.number,
+        "outcome": outcome,
+        "version": version,
+        "base": this.round.base,
+        "policy": this.round.policy,
+        "accepted": [f"{answer.node_id} {answer.sha256}" for answer in answers if answer.accepted],
+        "rejected": [f"{answer.node_id} {answer.reason}" for answer in answers if not answer.accepted],
+    }
+    Ledger(this.home.ledger_file).append_once(entry, "what", "round")
+    this.report(outcome, detail, version)
+    shutil.rmtree(this.folder, ignore_errors=True)

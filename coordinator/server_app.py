@@ -1,7 +1,7 @@
 """The server part of a Flower run: finds this coordinator's folder and holds the rounds that were asked for.
 
-Runs in a process that Flower starts for the run; its only settings are the number of rounds, which comes with the run, and
-the folder, which comes with the environment of the coordinator's own processes. Flower throws away what that process
+Runs in a process that Flower starts for the run; the folder comes with the environment of the coordinator's own processes, and
+in it lies which rounds are to be held. Flower throws away what that process
 writes to stdout and stderr, so it opens its log itself.
 """
 
@@ -21,11 +21,11 @@ app = ServerApp()
 
 
 @app.main()
-def main(grid: Grid, context: Context) -> None:
+def main(grid: Grid, _context: Context) -> None:
     """Hold the rounds."""
     home = find_home(None)
     home.logs.mkdir(parents=True, exist_ok=True)
     sys.stderr = (home.logs / "rounds.log").open("a", buffering=1)
     console.log_to_stderr(debug=console.DEBUG)
     bound_replies()
-    run_rounds(grid, home, home.config(), int(context.run_config["rounds"]))
+    run_rounds(grid, home, home.config())

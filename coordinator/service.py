@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from coordinator import pki
+from coordinator import pki, policies
 from coordinator.config import HOME_VARIABLE, Config, Home
 from coordinator.endpoint import create_endpoint
 from coordinator.errors import GateRefusedError, NotRunningError
 from coordinator.flower import (
     FlowerControl,
     FlowerUnavailable,
-    RunState,
     SuperlinkEndpoint,
     SuperlinkSettings,
     child_environment,
@@ -26,7 +28,7 @@ from coordinator.flower import (
     wait_for_superlink,
 )
 from coordinator.publish import adopt_base
-from coordinator.store import Node, Role, Store
+from coordinator.store import Job, Node, Role, Store
 from export import settings
 from export.errors import RefusedError, SfumatoError, UsageError
 from export.files import held, read_bounded
@@ -38,8 +40,14 @@ from export.signing import Trust
 from export.supervisor import Supervisor, open_log, stop_signal
 
 _TICK_S: Final = 0.5
-_PATIENCE_S: Final = 60.0
-"""How long a SuperLink may be away, which `up` starts again, and how long a run may wait for its server part."""
+_PATIENCE_S: Final = 90.0
+"""How long a run may take until its server part is at work: it imports torch first."""
+_LOST_S: Final = 3.0
+"""How long one that was at work may be seen not to be; Flower's supervisor may be handing over to another."""
+_STARTS_MAX: Final = 5
+"""How often a run is started anew without a round coming to an end."""
+
+_log = logging.getLogger(__name__)
 
 
 def init(home: Home, name: str, host: str, port: int) -> None:
@@ -64,6 +72,7 @@ def init(home: Home, name: str, host: str, port: int) -> None:
     Store(home.database)
     adopt_base(home, name, config.modality)
     settings.save(home.config_file, config)
+    policies.begin(home, config)
 
 
 def run(home: Home, on_ready: Callable[[int], None]) -> None:
@@ -73,15 +82,15 @@ def run(home: Home, on_ready: Callable[[int], None]) -> None:
         RefusedError: it runs already.
     """
     place = _superlink_settings(home)
-    supervisor = Supervisor()
+    supervisor, holder = Supervisor(), _Holder(home)
     with held(home.up_lock, "this coordinator"), stop_signal() as stop:
-        _close_rounds(home)
         try:
             endpoint = _start(home, place, supervisor)
             tell_flower(home)
             on_ready(endpoint.public_port)
             while not stop.wait(_TICK_S):
                 supervisor.tend()
+                holder.tend()
         finally:
             supervisor.stop()
 
@@ -193,35 +202,32 @@ def served_version(home: Home) -> int:
 
 
 def hold_rounds(home: Home, count: int, say: Callable[[str], None]) -> list[int]:
-    """Start a run of rounds and follow it to its end.
+    """Ask for rounds, which `up` holds, and follow them to their end.
+
+    They are held whatever happens to this process, but for Ctrl-C, which calls off what is left of them.
 
     Returns:
         The numbers of the rounds that were held.
 
     Raises:
         NotRunningError: `up` is not running.
-        RefusedError: rounds are being held already.
-        FlowerUnavailable: the SuperLink went away and did not come back.
-        SfumatoError: the run did not begin, or ended without holding any round.
+        RefusedError: rounds are being held already, or the policy was changed and not published.
+        SfumatoError: they were given up, or called off elsewhere.
     """
+    _endpoint(home)
+    policies.require_published(home)
     store = Store(home.database)
-    last = max((r.round for r in store.rounds()), default=0)
-    with _control(home) as control:
-        with held(home.rounds_lock, "a run of rounds"):
-            pass  # the server part holds it, and would say so where nobody reads it
-        run_id = control.start_run(build_fab(), {"rounds": count})
-        try:
-            state = _follow(home, control, run_id, last, say)
-        except BaseException:
-            with suppress(SfumatoError):
-                control.stop_run(run_id)
-            raise
-        finally:
-            _close_rounds(home)
-    numbers = [r.round for r in store.rounds() if r.round > last]
-    if not numbers or state.phase != "finished":
-        said = next((r.detail for r in reversed(store.rounds()) if r.round > last), state.details or state.phase)
-        raise SfumatoError(f"the rounds did not end well: {said}", advice=_see_log(home))
+    job = store.add_job(count)
+    try:
+        while (now := store.job(job.job)).state == "open":
+            say(_progress(store, job.job, is_up=is_running(home)))
+            time.sleep(_TICK_S)
+    except BaseException:
+        store.close_job(job.job, "stopped", "called off", time.time())
+        raise
+    numbers = [r.round for r in store.rounds_of(job.job)]
+    if not numbers or now.state != "done":
+        raise SfumatoError(f"the rounds did not end well: {now.detail or now.state}", advice=_see_log(home))
     return numbers
 
 
@@ -241,31 +247,61 @@ def require_success(home: Home, numbers: list[int]) -> None:
         )
 
 
-def _follow(home: Home, control: FlowerControl, run_id: int, last: int, say: Callable[[str], None]) -> RunState:
-    """Look on until the run is over; the SuperLink may be away for a while, but a run must begin."""
-    store = Store(home.database)
-    began = answered = time.monotonic()
-    while True:
-        try:
-            state = control.run_status(run_id)
-            answered = time.monotonic()
-        except FlowerUnavailable:
-            if time.monotonic() - answered > _PATIENCE_S:
-                raise
-        else:
-            if state.is_over:
-                return state
-            has_begun = state.phase != "pending" or any(r.round > last for r in store.rounds())
-            if not has_begun and answered - began > _PATIENCE_S:
-                raise SfumatoError(f"the run did not begin within {_PATIENCE_S:.0f} s", advice=_see_log(home))
-        say(_progress(store, last))
-        time.sleep(_TICK_S)
+@dataclass(slots=True)
+class _Holder:
+    """Has the rounds that were asked for held, by a Flower run that is started again as often as it is lost.
+
+    A run whose process was killed is called running by Flower for most of a minute. Ours holds a lock while it is at work, so
+    that a lock let go of with rounds still to be held says the same at once.
+    """
+
+    home: Home
+    started: int | None = None
+    since: float = 0.0
+    was_seen: bool = False
+
+    def tend(self) -> None:
+        """Start a run if rounds are to be held and nobody is at it; stop one that nobody wants any more."""
+        store = Store(self.home.database)
+        job = store.open_job()
+        if job is None:
+            self._stop()
+            return
+        is_at_work = _is_held(self.home.rounds_lock)
+        self.was_seen = self.was_seen or is_at_work
+        patience_s = _LOST_S if self.was_seen else _PATIENCE_S
+        if is_at_work or (self.started is not None and time.monotonic() - self.since < patience_s):
+            if is_at_work:
+                self.since = time.monotonic()
+            return
+        if job.starts >= _STARTS_MAX:
+            store.close_job(job.job, "failed", f"given up after {job.starts} starts without a round", time.time())
+            return
+        self._start(store, job)
+
+    def _start(self, store: Store, job: Job) -> None:
+        with suppress(FlowerUnavailable), _control(self.home) as control:
+            if job.run is not None:
+                with suppress(SfumatoError):
+                    control.stop_run(job.run)
+            run = control.start_run(build_fab(), {"rounds": job.wanted})
+            store.note_run(job.job, run)
+            self.started, self.since, self.was_seen = run, time.monotonic(), False
+            _log.info("Flower run %d holds the rounds that were asked for (start %d)", run, job.starts + 1)
+
+    def _stop(self) -> None:
+        if self.started is not None:
+            with suppress(SfumatoError), _control(self.home) as control:
+                control.stop_run(self.started)
+            self.started = None
 
 
-def _close_rounds(home: Home) -> None:
-    """Write down as interrupted what nobody is at any more; whoever holds rounds now writes that down himself."""
-    with suppress(RefusedError), held(home.rounds_lock, "a run of rounds"):
-        Store(home.database).close_open_rounds("interrupted", time.time())
+def _is_held(lock: Path) -> bool:
+    try:
+        with held(lock, "a run of rounds"):
+            return False
+    except RefusedError:
+        return True
 
 
 def _see_log(home: Home) -> str:
@@ -287,11 +323,13 @@ def _start(home: Home, place: SuperlinkSettings, supervisor: Supervisor) -> Supe
     return endpoint
 
 
-def _progress(store: Store, last: int) -> str:
-    new = [r for r in store.rounds() if r.round > last]
-    if not new:
-        return "waiting for the round to start"
-    now = new[-1]
+def _progress(store: Store, job: int, *, is_up: bool) -> str:
+    if not is_up:
+        return "the coordinator is down; the rounds go on when it is up again"
+    rounds = store.rounds_of(job)
+    if not rounds:
+        return "waiting for the process that holds rounds"
+    now = rounds[-1]
     return f"round {now.round}: {now.state}, {now.detail or 'beginning'} ({time.time() - now.started:.0f} s)"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from coordinator.errors import JoinRefusedError
-from export.errors import NotConfiguredError, ResourceError
+from export.errors import NotConfiguredError, RefusedError, ResourceError
 from export.identity import NodeKey, PublicKeys
 
 _VERSION: Final = 2
 
 Role = Literal["artist", "gallery"]
 RoundState = Literal["gathering", "training", "judging", "published", "refused", "failed"]
+JobState = Literal["open", "done", "stopped", "failed"]
+_OVER: Final = ("published", "refused", "failed")
 
 # Flower's node ids are unsigned 64-bit numbers, which SQLite's integers do not hold: they are kept as text.
 # A key that was revoked never comes back, a name may.
@@ -48,13 +50,30 @@ CREATE TABLE IF NOT EXISTS nodes (
     revoked TEXT
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS living_names ON nodes (alias) WHERE revoked IS NULL;
+CREATE TABLE IF NOT EXISTS jobs (
+    job INTEGER PRIMARY KEY,
+    wanted INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    run TEXT,
+    starts INTEGER NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY,
+    job INTEGER NOT NULL REFERENCES jobs,
     state TEXT NOT NULL,
     detail TEXT NOT NULL,
     started REAL NOT NULL,
     changed REAL NOT NULL,
-    version INTEGER
+    version INTEGER,
+    base TEXT NOT NULL,
+    policy TEXT NOT NULL,
+    deadline REAL
+) STRICT;
+CREATE TABLE IF NOT EXISTS asked (
+    round INTEGER NOT NULL REFERENCES rounds,
+    node_id TEXT NOT NULL,
+    PRIMARY KEY (round, node_id)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS answers (
     round INTEGER NOT NULL REFERENCES rounds,
@@ -67,6 +86,7 @@ CREATE TABLE IF NOT EXISTS answers (
     loss_after REAL,
     steps INTEGER,
     seconds REAL NOT NULL,
+    sha256 TEXT,
     PRIMARY KEY (round, node_id)
 ) STRICT;
 """
@@ -103,7 +123,11 @@ class OpenInvite:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one node in one round; numbers are absent where nothing usable came."""
+    """What came of one node in one round; numbers are absent where nothing usable came.
+
+    Attributes:
+        sha256: of the update's payload, if it counts; the node's own ledger has it, too.
+    """
 
     node_id: int
     accepted: bool
@@ -114,11 +138,23 @@ class Answer:
     loss_after: float | None
     steps: int | None
     seconds: float
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: `version` is the release it led to, if any."""
+    """One round.
+
+    Attributes:
+        round: 1, 2, ...
+        state: how far it is, or how it ended.
+        detail: what it waits for, or what came out.
+        started, changed: seconds since 1970.
+        version: the release it led to, if any.
+        base: digest of the release it began from.
+        policy: digest of the policy it is held under.
+        deadline: when it stops waiting for updates, seconds since 1970; None until nodes were asked.
+    """
 
     round: int
     state: RoundState
@@ -126,6 +162,35 @@ class Round:
     started: float
     changed: float
     version: int | None
+    base: str
+    policy: str
+    deadline: float | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its state will not change any more."""
+        return self.state in _OVER
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Rounds that somebody asked for; they are held whatever happens to the processes that hold them.
+
+    Attributes:
+        job: its number.
+        wanted: how many rounds.
+        state: `open` until they were held, given up or called off.
+        detail: why it ended otherwise than well.
+        run: the Flower run that was last started for it.
+        starts: how often one was, since a round last came to an end.
+    """
+
+    job: int
+    wanted: int
+    state: JobState
+    detail: str
+    run: int | None
+    starts: int
 
 
 class Store:
@@ -232,35 +297,92 @@ class Store:
         with self._transaction() as db:
             db.execute("UPDATE nodes SET node_id = ? WHERE node_id = ?", (str(flower_id), str(node_id)))
 
-    def open_round(self, now: float) -> int:
-        """Begin the next round and return its number."""
-        with self._transaction() as db:
-            number = int(db.execute("SELECT COALESCE(MAX(round), 0) + 1 FROM rounds").fetchone()[0])
-            db.execute("INSERT INTO rounds VALUES (?, 'gathering', '', ?, ?, NULL)", (number, now, now))
-        return number
+    def add_job(self, wanted: int) -> Job:
+        """Ask for some rounds.
 
-    def close_open_rounds(self, detail: str, now: float) -> None:
-        """Write down as failed whatever a process that is gone left under way."""
+        Raises:
+            RefusedError: others are being held.
+        """
         with self._transaction() as db:
+            if db.execute("SELECT 1 FROM jobs WHERE state = 'open'").fetchone():
+                raise RefusedError("rounds are being held already", advice="See: sfumato-coordinator status")
+            number = int(db.execute("SELECT COALESCE(MAX(job), 0) + 1 FROM jobs").fetchone()[0])
+            db.execute("INSERT INTO jobs VALUES (?, ?, 'open', '', NULL, 0)", (number, wanted))
+        return Job(number, wanted, "open", "", None, 0)
+
+    def open_job(self) -> Job | None:
+        """The rounds that are to be held now."""
+        with self._transaction() as db:
+            row = db.execute(f"SELECT {_JOB_COLUMNS} FROM jobs WHERE state = 'open'").fetchone()  # noqa: S608
+        return _job(*row) if row else None
+
+    def job(self, number: int) -> Job:
+        """Rounds that were asked for once."""
+        with self._transaction() as db:
+            row = db.execute(f"SELECT {_JOB_COLUMNS} FROM jobs WHERE job = ?", (number,)).fetchone()  # noqa: S608
+        return _job(*row)
+
+    def note_run(self, job: int, run: int) -> None:
+        """Remember which Flower run was started for a job."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET run = ?, starts = starts + 1 WHERE job = ?", (str(run), job))
+
+    def close_job(self, job: int, state: JobState, detail: str, now: float) -> None:
+        """End a job, and a round of it that is not over with it; the first end stands."""
+        with self._transaction() as db:
+            ended = db.execute("UPDATE jobs SET state = ?, detail = ? WHERE job = ? AND state = 'open'", (state, detail, job))
+            if ended.rowcount:
+                db.execute(
+                    "UPDATE rounds SET state = 'failed', detail = ?, changed = ? WHERE job = ? AND state NOT IN (?, ?, ?)",
+                    (detail, now, job, *_OVER),
+                )
+
+    def open_round(self, job: int, base: str, policy: str, now: float) -> Round:
+        """The round of a job that is not over, or the next one."""
+        with self._transaction() as db:
+            row = db.execute(
+                f"SELECT {_ROUND_COLUMNS} FROM rounds WHERE job = ? AND state NOT IN (?, ?, ?)",  # noqa: S608
+                (job, *_OVER),
+            ).fetchone()
+            if row is None:
+                number = int(db.execute("SELECT COALESCE(MAX(round), 0) + 1 FROM rounds").fetchone()[0])
+                row = (number, "gathering", "", now, now, None, base, policy, None)
+                db.execute(
+                    "INSERT INTO rounds VALUES (?, ?, 'gathering', '', ?, ?, NULL, ?, ?, NULL)",
+                    (number, job, now, now, base, policy),
+                )
+        return _round(*row)
+
+    def ask(self, number: int, node_ids: Sequence[int], deadline: float, now: float) -> None:
+        """Settle whom a round asks and until when: from here on it is training, and stays so over a restart."""
+        with self._transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO asked VALUES (?, ?)", [(number, str(node_id)) for node_id in node_ids])
             db.execute(
-                "UPDATE rounds SET state = 'failed', detail = ?, changed = ?"
-                " WHERE state IN ('gathering', 'training', 'judging')",
-                (detail, now),
+                "UPDATE rounds SET state = 'training', deadline = ?, changed = ? WHERE round = ? AND state = 'gathering'",
+                (deadline, now, number),
             )
+
+    def asked(self, number: int) -> list[int]:
+        """The nodes a round has asked, in order of their numbers."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT node_id FROM asked WHERE round = ?", (number,)).fetchall()
+        return sorted(int(node_id) for (node_id,) in rows)
 
     def set_round(self, number: int, state: RoundState, detail: str, now: float, version: int | None = None) -> None:
-        """Move a round on; `detail` says what is being waited for, or what came out."""
+        """Move a round on; `detail` says what is being waited for, or what came out. One that is over stays as it ended."""
         with self._transaction() as db:
-            db.execute(
-                "UPDATE rounds SET state = ?, detail = ?, changed = ?, version = ? WHERE round = ?",
-                (state, detail, now, version, number),
+            moved = db.execute(
+                "UPDATE rounds SET state = ?, detail = ?, changed = ?, version = ? WHERE round = ? AND state NOT IN (?, ?, ?)",
+                (state, detail, now, version, number, *_OVER),
             )
+            if moved.rowcount and state in _OVER:
+                db.execute("UPDATE jobs SET starts = 0 WHERE job = (SELECT job FROM rounds WHERE round = ?)", (number,))
 
     def add_answer(self, number: int, answer: Answer) -> None:
         """Record what came of a node; the first record of a node in a round stands."""
         with self._transaction() as db:
             db.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     number,
                     str(answer.node_id),
@@ -272,20 +394,40 @@ class Store:
                     answer.loss_after,
                     answer.steps,
                     answer.seconds,
+                    answer.sha256,
                 ),
             )
 
     def rounds(self) -> list[Round]:
         """Every round, oldest first."""
         with self._transaction() as db:
-            rows = db.execute("SELECT round, state, detail, started, changed, version FROM rounds ORDER BY round").fetchall()
-        return [Round(r, _state(state), *rest) for r, state, *rest in rows]
+            rows = db.execute(f"SELECT {_ROUND_COLUMNS} FROM rounds ORDER BY round").fetchall()  # noqa: S608
+        return [_round(*row) for row in rows]
+
+    def rounds_of(self, job: int) -> list[Round]:
+        """The rounds of a job, oldest first."""
+        with self._transaction() as db:
+            rows = db.execute(
+                f"SELECT {_ROUND_COLUMNS} FROM rounds WHERE job = ? ORDER BY round",  # noqa: S608
+                (job,),
+            ).fetchall()
+        return [_round(*row) for row in rows]
+
+    def answers_of(self, node_id: int, last: int) -> list[tuple[int, Answer]]:
+        """What came of a node in the last rounds it was asked in, the newest first, each with its round's number."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT round, accepted, reason, bytes, norm, loss_before, loss_after, steps, seconds, sha256 FROM answers"
+                " WHERE node_id = ? ORDER BY round DESC LIMIT ?",
+                (str(node_id), last),
+            ).fetchall()
+        return [(number, Answer(node_id, bool(accepted), *rest)) for number, accepted, *rest in rows]
 
     def answers(self, number: int) -> list[Answer]:
         """What came of each node in a round."""
         with self._transaction() as db:
             rows = db.execute(
-                "SELECT node_id, accepted, reason, bytes, norm, loss_before, loss_after, steps, seconds"
+                "SELECT node_id, accepted, reason, bytes, norm, loss_before, loss_after, steps, seconds, sha256"
                 " FROM answers WHERE round = ? ORDER BY node_id",
                 (number,),
             ).fetchall()
@@ -313,6 +455,8 @@ class Store:
 _ASK = "Ask the coordinator for a new one: sfumato-coordinator invite NAME"
 
 
+_JOB_COLUMNS: Final = "job, wanted, state, detail, run, starts"
+_ROUND_COLUMNS: Final = "round, state, detail, started, changed, version, base, policy, deadline"
 _NODE_COLUMNS: Final = "node_id, alias, role, keys, joined, revoked"
 
 
@@ -358,6 +502,27 @@ def _insert(db: sqlite3.Connection, node: Node, invite: str | None) -> None:
 
 def _node(node_id: str, alias: str, role: str, keys: str, joined: str, revoked: str | None) -> Node:
     return Node(int(node_id), alias, _role(role), PublicKeys.from_plain(json.loads(keys)), joined, revoked)
+
+
+def _job(job: int, wanted: int, state: str, detail: str, run: str | None, starts: int) -> Job:
+    for known in get_args(JobState):
+        if known == state:
+            return Job(job, wanted, known, detail, None if run is None else int(run), starts)
+    raise ValueError(f"not a job's state: {state!r}")
+
+
+def _round(
+    number: int,
+    state: str,
+    detail: str,
+    started: float,
+    changed: float,
+    version: int | None,
+    base: str,
+    policy: str,
+    deadline: float | None,
+) -> Round:
+    return Round(number, _state(state), detail, started, changed, version, base, policy, deadline)
 
 
 def _iso(now: float) -> str:

@@ -18,24 +18,26 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edge_node import ingest, library, membership, node, originality, paint, releases, runtimes, styles
+from edge_node import consent, ingest, library, membership, node, originality, paint, releases, runtimes, styles
 from edge_node.config import Config, Home, checked_name, find_home
 from edge_node.styles import Style
-from export import console, settings
+from export import console, policy, settings
 from export.console import DEBUG, HomeOption, JsonOption
 from export.errors import IntegrityError, NotConfiguredError, ResourceError, SfumatoError, UsageError
 from export.fold import FoldError
 from export.invite import Invite
-from export.ledger import Ledger
+from export.ledger import Ledger, Value
 from export.signing import VerifiedRelease
 
 app = typer.Typer(
     name="sfumato", no_args_is_help=True, add_completion=False, help="A generator in your own style, on your own machine."
 )
+policy_app = typer.Typer(no_args_is_help=True, help="What the federation asks and promises; rounds wait for you to agree.")
 works_app = typer.Typer(no_args_is_help=True, help="Your works: referenced where they lie, never copied or sent.")
 release_app = typer.Typer(no_args_is_help=True, help="Shared bodies: signed, verified, kept.")
 app.add_typer(works_app, name="works")
 app.add_typer(release_app, name="release")
+app.add_typer(policy_app, name="policy")
 
 
 @app.command()
@@ -172,9 +174,39 @@ def join(
             text=lambda: console.said(
                 f"Joined {member.federation} as {member.alias}.",
                 f"The coordinator's list of members must show these six digits beside your name: {member.digits}",
-                "Next: sfumato up",
+                "Next: sfumato policy show, and sfumato policy accept; then sfumato up",
             ),
         )
+
+
+@policy_app.command("show")
+def policy_show(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show the federation's policy in words, and whether you have agreed to it."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        offered, accepted = consent.offered(place), consent.accepted(place)
+        if offered is None:
+            raise NotConfiguredError("no policy was offered yet", advice="Join a federation with: sfumato join INVITE")
+        is_accepted = accepted is not None and accepted.digest == offered.digest
+        before = None if accepted is None or is_accepted else accepted.policy.version
+
+        def text() -> None:
+            console.said(f"Policy {offered.policy.version} of {offered.policy.federation}:")
+            console.said(*(f"- {sentence}" for sentence in policy.in_words(offered.policy)))
+            console.said(_agreed(before, is_accepted=is_accepted))
+
+        data = {"policy": asdict(offered.policy), "digest": offered.digest, "accepted": is_accepted, "accepted_before": before}
+        console.show(data, as_json=as_json, text=text)
+
+
+@policy_app.command("accept")
+def policy_accept(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Agree to the policy that sfumato policy show shows. Nothing is trained in rounds or sent before."""
+    with console.errors(as_json=as_json):
+        agreed = consent.accept(_ready(home))
+        text = f"You have agreed to policy {agreed.policy.version} of {agreed.policy.federation}."
+        data = {"version": agreed.policy.version, "digest": agreed.digest}
+        console.show(data, as_json=as_json, text=lambda: console.said(text))
 
 
 @app.command()
@@ -311,20 +343,52 @@ def status(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def ledger(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show every update this machine sent and every federation it joined, and whether that account is unbroken."""
+def ledger(
+    *,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only say whether the account is unbroken, and its last digest.")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every update this machine sent, what became of it, and what you agreed to; and whether that account is unbroken."""
     with console.errors(as_json=as_json):
-        entries = Ledger(_ready(home).ledger_file).entries()
-        fields = ["when", "what", "federation", "round", "bytes", "norm-sent", "sha256"]
-        rows = [[str(entry.get(field, "")) for field in fields] for entry in entries]
+        account = Ledger(_ready(home).ledger_file)
+        entries = account.entries()
+        if verify:
+            head = account.head()
+            text = f"The account is unbroken: {len(entries)} lines, the last one's digest is {head}"
+            console.show({"lines": len(entries), "head": head}, as_json=as_json, text=lambda: console.said(text))
+            return
+        fields = ["when", "what", "federation", "round", "bytes", "norm", "norm-sent", "noise", "sha256"]
+        rows = [[_cell(entry.get(field)) for field in fields] + [_remark(entry)] for entry in entries]
         tensors = next((entry.get("tensors") for entry in reversed(entries) if entry.get("what") == "update"), None)
 
-        def text() -> None:
-            console.table(fields, rows)
+        def text_() -> None:
+            console.table([*fields, ""], rows)
             if isinstance(tensors, list):
-                console.said(f"Each update holds these tensors of the shared body and nothing else: {', '.join(tensors)}")
+                console.said(f"Each update holds numbers of these tensors of the shared body alone: {', '.join(tensors)}")
 
-        console.show({"entries": entries}, as_json=as_json, text=text)
+        console.show({"entries": entries}, as_json=as_json, text=text_)
+
+
+def _cell(value: Value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)[:16]
+
+
+def _remark(entry: Mapping[str, Value]) -> str:
+    """What a line says besides, for people."""
+    match entry.get("what"):
+        case "verdict":
+            return "counted" if entry.get("accepted") else f"not counted: {entry.get('reason')}. {entry.get('advice')}"
+        case "agreed":
+            return f"policy {entry.get('version')}, {entry.get('visibility')}"
+        case "joined" | "rejoined":
+            return f"as {entry.get('alias')}, {entry.get('role')}; six digits {entry.get('digits')}"
+        case _:
+            return ""
 
 
 @app.command("run-tasks", hidden=True)
@@ -358,6 +422,14 @@ def renew(*, home: HomeOption = None) -> None:
             if renewed and renewed.originality and renewed.originality.is_copy:  # which work, no log shall say
                 logging.getLogger(__name__).warning("style %s: near copies of a work; see sfumato styles", name)
         node.note_renewed(place, source.manifest.body)
+
+
+def _agreed(before: int | None, *, is_accepted: bool) -> str:
+    if is_accepted:
+        return "You have agreed to it."
+    if before is None:
+        return "You have not agreed to it. Agree with: sfumato policy accept"
+    return f"You have agreed to version {before} and not to this one. Until you do, you take no part: sfumato policy accept"
 
 
 def _ready(home: Path | None) -> Home:

@@ -12,13 +12,13 @@ from edge_node.trainer import Trainer
 from models import wire
 
 if TYPE_CHECKING:
-    from models.update import Assignment, Update
+    from models.update import Assignment, Declined, Update
 
 
 class Trains(Protocol):
     """Whatever turns an assignment into an update."""
 
-    def run(self, assignment: Assignment) -> Update: ...
+    def run(self, assignment: Assignment) -> Update | Declined: ...
 
 
 def create_client_app(trainer: Trains) -> ClientApp:
@@ -27,8 +27,8 @@ def create_client_app(trainer: Trains) -> ClientApp:
 
     @app.train()
     def train(message: Message, _context: Context) -> Message:
-        update = trainer.run(wire.unpack_assignment(message.content))
-        return Message(wire.pack_update(update), reply_to=message)
+        answer = trainer.run(wire.unpack_assignment(message.content))
+        return Message(wire.pack_answer(answer), reply_to=message)
 
     return app
 

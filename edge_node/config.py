@@ -122,6 +122,26 @@ class Home:
         return self.root / "federation" / "enrolment.json"
 
     @property
+    def offered_policy(self) -> Path:
+        """The newest policy the coordinator has offered, with its signatures."""
+        return self.root / "federation" / "policy-offered.json"
+
+    @property
+    def accepted_policy(self) -> Path:
+        """The policy the artist has agreed to, with its signatures."""
+        return self.root / "federation" / "policy.json"
+
+    @property
+    def consent_file(self) -> Path:
+        """To which policy the artist has agreed, and when."""
+        return self.root / "federation" / "consent.json"
+
+    @property
+    def round_file(self) -> Path:
+        """What a round needs of the rounds before it, and what the last one sent. Private."""
+        return self.training / "round.safetensors"
+
+    @property
     def clock_file(self) -> Path:
         """The coordinator's time at the last contact, and the latest time ever known."""
         return self.root / "clock.json"

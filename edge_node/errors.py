@@ -12,6 +12,7 @@ SfumatoError
 │   └── NoCoordinatorError    the coordinator does not answer
 ├── RefusedError
 │   ├── JoinRefusedError      the coordinator does not take the invite
+│   ├── NoConsentError        the artist has not agreed to the policy
 │   ├── NotAMemberError       the coordinator does not know this machine
 │   └── MembershipEndedError  the coordinator has ended this machine's membership
 └── IntegrityError
@@ -61,6 +62,12 @@ class JoinRefusedError(RefusedError):
     """The coordinator does not take the invite."""
 
     code = "invite-refused"
+
+
+class NoConsentError(RefusedError):
+    """The artist has not agreed to the policy."""
+
+    code = "no-consent"
 
 
 class NotAMemberError(RefusedError):

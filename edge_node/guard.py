@@ -1,62 +1,141 @@
-"""The only door out: builds the one value that leaves this machine, from an allow-list of shared tensor names.
+"""The only door out: builds the one value of a round that leaves this machine, from an allow-list of shared tensor names.
 
 Whatever is not named in the body's layout cannot be in the update, since the update is assembled from those names and from
-nothing else. It is clipped, written to the artist's ledger, and only then handed on: what is not in the ledger was not sent.
+nothing else. In this order:
+
+1. Take the shared tensors, and of them how far training moved them.
+2. Add the residual: what earlier updates left out, kept on this machine (error feedback, Seide et al. 2014; Karimireddy et al.
+   2019, arXiv 1901.09847).
+3. Clip to the policy's norm.
+4. Add noise, if the policy says so.
+5. Compress: the policy's share of the numbers, in 8 bits each, rounded at random; what is decoded is never longer than the
+   clip. The new residual is what that leaves out.
+6. Sign with this machine's enrolled key.
+7. Write it to the artist's ledger. What is not in the ledger was not sent: sending comes after, and is done by others.
 """
 
 from __future__ import annotations
 
-from edge_node.config import Home
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from export.files import digest_of
-from export.ledger import Ledger
-from models import privacy
-from models.update import Arrays, Assignment, Layout, Update
+from export.ledger import Ledger, Value
+from export.policy import Policy
+from models import compression, privacy
+from models.update import Arrays, Assignment, Flat, Layout, Update
+
+Entry: TypeAlias = Mapping[str, Value]
+"""A line of the ledger."""
 
 
-def outgoing(
-    home: Home, assignment: Assignment, trained: Arrays, layout: Layout, losses: tuple[float, float], steps: int
-) -> Update:
-    """Make the update of a round.
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a round's training came to on this machine.
+
+    Attributes:
+        tensors: every tensor of the network, private ones included.
+        loss_before: mean training loss over the first tenth of the steps.
+        loss_after: mean training loss over the last tenth.
+        steps: batches trained on.
+    """
+
+    tensors: Arrays
+    loss_before: float
+    loss_after: float
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """An update that is ready to leave, and what stays.
+
+    Attributes:
+        update: the update, signed.
+        residual: what it leaves out, flat.
+        entry: the line of the ledger that goes before it.
+    """
+
+    update: Update
+    residual: Flat
+    entry: Entry
+
+
+def seal(
+    assignment: Assignment,
+    policy: Policy,
+    trained: Trained,
+    layout: Layout,
+    residual: Flat,
+    key: Ed25519PrivateKey,
+    rng: np.random.Generator,
+) -> Sealed:
+    """Make the update of a round: steps 1 to 6.
 
     Args:
-        home: this machine's folder; its ledger gets a line.
-        assignment: what was asked, with the body training started from and the clip.
-        trained: every tensor of the network after training, private ones included.
+        assignment: what was asked, with the body training started from.
+        policy: the one the artist has agreed to.
+        trained: what training came to.
         layout: names and shapes of the shared tensors: the allow-list.
-        losses: mean training loss at the beginning and at the end.
-        steps: batches trained on.
+        residual: what earlier updates left out, flat.
+        key: this machine's enrolled key.
+        rng: for rounding alone, never for noise.
 
-    Returns:
-        The update; nothing else of this machine is in it.
+    Raises:
+        ValueError: the training spoilt the body.
+    """
+    # 1.
+    shared = {name: trained.tensors[name] for name in layout.names}
+    movement = layout.flatten(shared) - assignment.body
+    # 2.
+    wanted = movement + residual
+    # 3.
+    clipped = privacy.clip(wanted, policy.clip)
+    # 4.
+    noised = privacy.with_noise(clipped, policy.noise * policy.clip)
+    # 5.
+    payload = compression.compress(noised, layout, policy.keep, policy.clip, rng)
+    sent = compression.decompress(payload, layout)
+    # 6.
+    update = Update(
+        federation=assignment.federation,
+        round=assignment.round,
+        policy=assignment.policy,
+        tensors=layout.names,
+        layout_digest=layout.digest,
+        payload=payload,
+        loss_before=trained.loss_before,
+        loss_after=trained.loss_after,
+        steps=trained.steps,
+    )
+    signed = replace(update, signature=key.sign(update.statement))
+    entry: Entry = {
+        "what": "update",
+        "federation": assignment.federation,
+        "round": assignment.round,
+        "policy": assignment.policy,
+        "tensors": list(layout.names),
+        "bytes": len(payload),
+        "norm": privacy.norm(movement),
+        "norm-sent": privacy.norm(sent),
+        "noise": policy.noise * policy.clip,
+        "sha256": digest_of(payload),
+        "loss-before": trained.loss_before,
+        "loss-after": trained.loss_after,
+        "steps": trained.steps,
+    }
+    return Sealed(signed, noised - sent, entry)
+
+
+def note(ledger: Ledger, entry: Entry) -> None:
+    """Step 7: write an update to the ledger, once: a round that is asked for again is answered with the same update.
 
     Raises:
         ResourceError: the ledger cannot be written, so nothing may be sent.
-        ValueError: the training spoilt the body.
+        IntegrityError: it was changed, so nobody could tell any more what was sent.
     """
-    shared = {name: trained[name] for name in layout.names}
-    delta = layout.flatten(shared) - assignment.body
-    clipped = privacy.clip(delta, assignment.clip)
-    Ledger(home.ledger_file).append(
-        {
-            "what": "update",
-            "federation": assignment.federation,
-            "round": assignment.round,
-            "tensors": list(layout.names),
-            "bytes": clipped.nbytes,
-            "norm": privacy.norm(delta),
-            "norm-sent": privacy.norm(clipped),
-            "sha256": digest_of(clipped.tobytes()),
-            "loss-before": losses[0],
-            "loss-after": losses[1],
-            "steps": steps,
-        }
-    )
-    return Update(
-        round=assignment.round,
-        tensors=layout.names,
-        layout_digest=layout.digest,
-        delta=clipped,
-        loss_before=losses[0],
-        loss_after=losses[1],
-        steps=steps,
-    )
+    ledger.append_once(entry, "what", "federation", "round", "sha256")

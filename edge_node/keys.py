@@ -8,6 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import NameOID
 
 from edge_node.config import Home
@@ -56,6 +57,16 @@ def provenance_request(home: Home) -> bytes:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sfumato node")])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.DER)
+
+
+def derived_seed(home: Home, purpose: str) -> int:
+    """A number of 128 bits that this machine alone knows and always knows again: HKDF (RFC 5869) over the enrolled key.
+
+    For draws that must come out the same after a restart; privacy noise is none of them.
+    """
+    secret = enrolled_key(home).private_bytes_raw()
+    info = f"sfumato seed: {purpose}".encode()
+    return int.from_bytes(HKDF(hashes.SHA256(), 16, salt=None, info=info).derive(secret))
 
 
 def _flower(home: Home) -> str:

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
-from edge_node import clock, keys, remote
+from edge_node import clock, consent, keys, remote
 from edge_node.config import Home
 from edge_node.errors import NotAMemberError, NotJoinedError
 from edge_node.remote import Remote
@@ -85,6 +85,7 @@ def join(home: Home, invite: Invite) -> Membership:
     write_atomic(home.ca_certificate, met.ca_pem.encode())
     trust.save(home.trust_file)
     _remember(home, membership, certificate, answer.get("enrolment"))
+    consent.keep_offered(home, *coordinator(home).policy())
     return membership
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_node import library, membership, releases, styles, updater
+from edge_node import consent, library, membership, releases, styles, updater
 from edge_node.config import Config, Home
 from edge_node.errors import NoWorksError
 from export.errors import NotConfiguredError, SfumatoError
@@ -37,6 +37,7 @@ def run(home: Home, on_ready: Callable[[], None] = lambda: None) -> None:
     Raises:
         NotJoinedError: there is no federation to take part in.
         NoWorksError: there is nothing to train on.
+        NoConsentError: the artist has not agreed to the policy.
         NotConfiguredError: an artist's machine lacks what training needs.
         RefusedError: this machine takes part already.
     """
@@ -44,6 +45,8 @@ def run(home: Home, on_ready: Callable[[], None] = lambda: None) -> None:
     member = membership.load(home)
     if member.role == "artist" and not library.entries(home):
         raise NoWorksError("there is no work to learn from", advice="Add works with: sfumato works add DIR")
+    if member.role == "artist":
+        consent.required(home)
     supervisor = Supervisor()
     with held(home.up_lock, "sfumato up"), stop_signal() as stop:
         updater.sweep(home)

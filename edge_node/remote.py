@@ -26,6 +26,7 @@ from edge_node.errors import (
     NotAMemberError,
     WrongCoordinatorError,
 )
+from export import policy
 from export.errors import IntegrityError, SfumatoError
 from export.identity import PublicKeys
 from export.invite import Invite
@@ -35,6 +36,7 @@ PREFIX: Final = "/sfumato/v1"
 _TIMEOUT_S: Final = 15.0  # for each step: a connection, a handshake, the next bytes
 _ANSWER_S: Final = 60.0  # for a whole exchange, so that a coordinator that drips bytes cannot hold a node for ever
 _FILE_S: Final = 900.0  # for a whole file of a release, over a slow line
+_VERDICTS_MAX: Final = 100
 _ANSWER_MAX_BYTES: Final = 256 * 2**10
 
 
@@ -51,12 +53,33 @@ class Offer:
         files: of it.
         is_round_running: whether a round is under way.
         time_s: the coordinator's time then.
+        policy: digest of the policy that holds.
+        verdicts: what became of this node's last updates, the newest first.
     """
 
     version: int
     files: tuple[str, ...]
     is_round_running: bool
     time_s: float
+    policy: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of this node's part in a round, in the coordinator's words.
+
+    Attributes:
+        round: its number.
+        accepted: whether the update counts.
+        reason: why not, as one word.
+        advice: what the artist can do.
+    """
+
+    round: int
+    accepted: bool
+    reason: str
+    advice: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +121,26 @@ class Remote:
             files = plain["files"]
             if not isinstance(files, list):
                 raise TypeError("files is not a list")
-            time_s = float(str(plain["time"]))
-            return Offer(int(str(plain["version"])), tuple(str(f) for f in files), plain["round_running"] is True, time_s)
+            return Offer(
+                version=int(str(plain["version"])),
+                files=tuple(str(f) for f in files),
+                is_round_running=plain["round_running"] is True,
+                time_s=float(str(plain["time"])),
+                policy=_words(plain["policy"]),
+                verdicts=_verdicts(plain["answers"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
+            raise _nonsense() from error
+
+    def policy(self) -> tuple[bytes, bytes]:
+        """The policy that holds and the signatures over it; unverified, the caller checks it.
+
+        Raises:
+            NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``_request``.
+        """
+        try:
+            return policy.from_plain(_object(self._request("GET", "/policy")))
+        except ValueError as error:
             raise _nonsense() from error
 
     def file(self, version: int, path: str, limit_bytes: int) -> bytes:
@@ -271,6 +311,14 @@ def _refusal(status: int, data: bytes) -> SfumatoError:
         return _REFUSALS.get(str(code), JoinRefusedError)(message, advice=advice)
     kind = NoCoordinatorError if status == http.client.SERVICE_UNAVAILABLE else IntegrityError
     return kind(f"the coordinator answered: {message}", advice=advice)
+
+
+def _verdicts(said: object) -> tuple[Verdict, ...]:
+    if not isinstance(said, list) or len(said) > _VERDICTS_MAX:
+        raise TypeError("no list of verdicts")
+    return tuple(
+        Verdict(int(str(one["round"])), one["accepted"] is True, _words(one["reason"]), _words(one["advice"])) for one in said
+    )
 
 
 def _words(said: object) -> str:

@@ -1,4 +1,4 @@
-"""The process that Flower's SuperNode runs in; ``edge_node/flower.py`` starts it, with HOME and the arguments of Flower's own."""
+"""The process that Flower's SuperNode runs in, as ``edge_node/flower.py`` starts it: HOME, then what Flower's command takes."""
 
 from __future__ import annotations
 

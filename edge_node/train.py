@@ -6,29 +6,31 @@ statistics and are never an input of the network.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import torch
 
-from edge_node import guard, library, originality, releases, styles
+from edge_node import consent, guard, keys, library, originality, releases, round_state, styles
 from edge_node.config import Home
-from edge_node.errors import NotJoinedError, UnknownStyleError
+from edge_node.errors import NoConsentError, NotJoinedError, UnknownStyleError
+from edge_node.round_state import RoundState
 from edge_node.styles import Style
 from export import backbones, release, weights
 from export.errors import IntegrityError, RefusedError
-from export.files import read_bounded, write_atomic, write_json
+from export.files import Digest, canonical_json, digest_of, read_bounded, write_atomic, write_json
+from export.ledger import Ledger
+from export.policy import Policy, SignedPolicy
 from export.processes import return_freed_memory
 from export.signing import VerifiedRelease
 from models import registry, state, training
 from models.contract import Lessons, Modality, Score, Work
 from models.samplers import Code
-from models.update import Assignment, Update
+from models.update import Assignment, Declined, DeclineReason, Flat, Update
 
 Progress = Callable[[int, int], None]
 """Told steps done and steps in all."""
@@ -191,32 +193,50 @@ def _score_of(home: Home, style: Style, works: Sequence[Work]) -> Score:
 
 
 class RoundTraining:
-    """A node's part in rounds. Keeps the lessons in memory between rounds and the code on disk."""
+    """A node's part in rounds. Keeps the lessons in memory between rounds, and all else on disk (``round_state.py``)."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._config = home.config()
         self._pupil: _Pupil | None = None
-        self._made_of: object = None
-        self._left: _Marks = (None, None)
+        self._made_of: Digest | None = None
         torch.set_num_threads(self._config.threads)
 
-    def run(self, assignment: Assignment) -> Update:
+    def run(self, assignment: Assignment) -> Update | Declined:
         """Train body and private code together on this machine's works.
 
         Returns:
-            What may leave, as the guard let it through.
+            What may leave, as the guard let it through: the same as before if the same was asked before. Or why this node
+            takes no part.
 
         Raises:
             NotJoinedError: the assignment is not of the federation or kind of art this node joined.
-            RefusedError: it asks for more than this node's settings allow, or its body cannot be trained.
+            RefusedError: it goes back behind a round that was answered, or its body cannot be trained.
             NoWorksError: there is nothing to learn from.
             DivergedError: the training spoilt the network; nothing of it is kept.
         """
         self._refuse_foreign(assignment)
-        self._refuse_unreasonable(assignment)
+        kept = round_state.load(self._home.round_file)
+        if kept is not None and kept.asked == round_state.name_of(assignment):
+            guard.note(Ledger(self._home.ledger_file), kept.entry)  # a kill may have come between the two
+            return kept.update
+        if kept is not None and kept.update.federation == assignment.federation and assignment.round <= kept.update.round:
+            raise RefusedError(
+                f"round {assignment.round} was asked for after round {kept.update.round} was answered",
+                advice="Ask the coordinator why it goes back.",
+            )
+        if not np.isfinite(assignment.body).all():
+            raise RefusedError("the coordinator's body holds numbers that are not finite", advice="Tell the coordinator.")
         try:
-            return self._train(assignment)
+            signed = consent.required(self._home)
+            agreement, rounds = consent.agreement(self._home), _rounds_under(kept, consent.agreement(self._home))
+            reason = _declines(self._home, signed, assignment, rounds)
+        except NoConsentError:
+            return Declined(assignment.round, "no-consent")
+        if reason is not None:
+            return Declined(assignment.round, reason)
+        try:
+            return self._train(assignment, signed.policy, agreement, rounds + 1, kept)
         except BaseException:
             self._pupil = None  # its running statistics or code may be spoilt, and would spoil every round from now on
             raise
@@ -228,73 +248,107 @@ class RoundTraining:
                 "the coordinator asks for training this machine did not join", advice="Join that federation first."
             )
 
-    def _refuse_unreasonable(self, assignment: Assignment) -> None:
-        """Bounds that are this node's own, whatever the coordinator says."""
-        if not 0 < assignment.clip <= self._config.clip_max:  # NaN passes no comparison
-            raise RefusedError(
-                f"the coordinator asks for updates of norm {assignment.clip:g}; this machine allows {self._config.clip_max:g}",
-                advice=f"Ask the coordinator why; to allow it set clip_max in {self._home.config_file}.",
-            )
-        if not 1 <= assignment.steps <= self._config.steps_max:
-            raise RefusedError(
-                f"the coordinator asks for {assignment.steps} steps; this machine allows {self._config.steps_max}",
-                advice=f"Ask the coordinator why; to allow it set steps_max in {self._home.config_file}.",
-            )
-        if not np.isfinite(assignment.body).all():
-            raise RefusedError("the coordinator's body holds numbers that are not finite", advice="Tell the coordinator.")
-
-    def _train(self, assignment: Assignment) -> Update:
-        pupil = self._prepared()
+    def _train(self, assignment: Assignment, policy: Policy, agreement: str, rounds: int, kept: RoundState | None) -> Update:
+        pupil, material, residual = self._prepared(kept)
         layout = state.body_layout(pupil.modality)
         if assignment.layout_digest != layout.digest:
             raise RefusedError("the body has another layout than this kind of art", advice="Update Sfumato.")
         state.load_inplace(pupil.net, layout.unflatten(assignment.body))
         losses: list[float] = []
         plan = training.Plan(
-            assignment.steps, first_step=assignment.round * assignment.steps, rate_scale=_ROUND_RATE, shared_scale=_BODY_RATE
+            policy.steps, first_step=assignment.round * policy.steps, rate_scale=_ROUND_RATE, shared_scale=_BODY_RATE
         )
         after = training.fit(
             pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss), pupil.moments
         )
         return_freed_memory()  # this process now waits for the next round
-        trained = {name: tensor.numpy() for name, tensor in pupil.net.state_dict().items()}
-        if not all(np.isfinite(array).all() for array in trained.values()):
+        tensors = {name: tensor.numpy() for name, tensor in pupil.net.state_dict().items()}
+        if not all(np.isfinite(array).all() for array in tensors.values()):
             raise training.DivergedError("the training left numbers that are not finite")
-        self._save_code(pupil)
         first = losses[: max(1, len(losses) // 10)]
-        losses_said = (sum(first) / len(first), after)
-        return guard.outgoing(self._home, assignment, trained, layout, losses_said, steps=len(losses))
+        trained = guard.Trained(tensors, sum(first) / len(first), after, len(losses))
+        rng = np.random.default_rng(keys.derived_seed(self._home, f"rounding of round {assignment.round}"))
+        residual = residual if residual is not None else np.zeros(layout.size, np.float32)
+        sealed = guard.seal(assignment, policy, trained, layout, residual, keys.enrolled_key(self._home), rng)
+        now = RoundState(
+            material=material,
+            asked=round_state.name_of(assignment),
+            consent=agreement,
+            rounds=rounds,
+            private=state.private_arrays(pupil.modality, pupil.net),
+            moments={name: {k: v.numpy() for k, v in seen.items()} for name, seen in pupil.moments.seen.items()},
+            residual=sealed.residual,
+            update=sealed.update,
+            entry=sealed.entry,
+        )
+        with styles.writing(self._home):  # which whoever learns the style anew holds, too
+            if material != self._material():
+                raise RefusedError(
+                    "the works were changed during the round", advice="The next round learns from what is there."
+                )
+            round_state.save(self._home.round_file, now)
+            self._save_code(pupil)
+        guard.note(Ledger(self._home.ledger_file), sealed.entry)
+        return sealed.update
 
-    def _prepared(self) -> _Pupil:
-        """The pupil, made in the first round and kept: measuring the works takes longer than a training step.
+    def _prepared(self, kept: RoundState | None) -> tuple[_Pupil, Digest, Flat | None]:
+        """The pupil, what it learns from, and what earlier updates left out.
 
-        It is made anew when the library changed, so that a withdrawn work stops counting, and when the artist learned
-        the style anew, so that rounds go on from that.
+        The pupil is made in the first round and kept: measuring the works takes longer than a training step. It is made anew
+        when the library changed, so that a withdrawn work stops counting, and when the artist learned the style anew, so that
+        rounds go on from that. Then what earlier updates left out is forgotten, too: it may tell of what was withdrawn.
         """
-        made_of = library.key(self._home)
-        if self._pupil is None or made_of != self._made_of or _marks(self._home) != self._left:
+        material = self._material()
+        goes_on = kept if kept is not None and kept.material == material else None
+        if self._pupil is None or material != self._made_of:
             self._pupil = None  # two at once would not fit on a small machine
-            source = releases.current(self._home)
-            self._left = _marks(self._home)
-            start = _saved_code(self._home, source)
-            if start is None:
-                start = _main_code(self._home, source)
-            self._pupil = _Pupil.of(source, library.load(self._home).works, start, rehearses=True, seed=self._seed())
-            self._made_of = made_of
-            # What the body can do for this artist before any round, kept so that the artist can see what rounds bring.
-            if not self._home.start_score_file.exists():
-                write_json(self._home.start_score_file, asdict(self._pupil.score()), mode=0o600)
-        return self._pupil
+            self._pupil = self._begun(goes_on)
+            self._made_of = material
+        return self._pupil, material, goes_on.residual if goes_on is not None else None
 
-    def _seed(self) -> int:
-        return zlib.crc32(self._config.artist.encode())
+    def _begun(self, kept: RoundState | None) -> _Pupil:
+        """A pupil at the beginning, or where the last round left it."""
+        source = releases.current(self._home)
+        start = _saved_code(self._home, source)
+        if start is None:
+            start = _main_code(self._home, source)
+        seed = keys.derived_seed(self._home, "lessons")
+        pupil = _Pupil.of(source, library.load(self._home).works, start, rehearses=True, seed=seed)
+        # What the body can do for this artist before any round, kept so that the artist can see what rounds bring.
+        if not self._home.start_score_file.exists():
+            write_json(self._home.start_score_file, asdict(pupil.score()), mode=0o600)
+        if kept is not None:
+            state.load_inplace(pupil.net, kept.private)
+            for name, seen in kept.moments.items():
+                pupil.moments.seen[name] = {key: torch.from_numpy(value.copy()) for key, value in seen.items()}
+        return pupil
+
+    def _material(self) -> Digest:
+        """Names the works and the style that was last learned by itself."""
+        made_of = [[str(path), digest, mtime] for path, digest, mtime in library.key(self._home)]
+        return digest_of(canonical_json([made_of, library.mtime_ns(_learned_file(self._home))]))
 
     def _save_code(self, pupil: _Pupil) -> None:
-        if _marks(self._home) != self._left:
-            return  # the artist learned the style anew meanwhile; the next round starts from that
         metadata = {"modality": pupil.modality.name}
         write_atomic(_code_file(self._home), weights.pack({"code": pupil.code()}, metadata), mode=0o600)
-        self._left = _marks(self._home)
+
+
+def _rounds_under(kept: RoundState | None, agreement: str) -> int:
+    """How many rounds were held under an agreement."""
+    return kept.rounds if kept is not None and kept.consent == agreement else 0
+
+
+def _declines(home: Home, signed: SignedPolicy, assignment: Assignment, rounds: int) -> DeclineReason | None:
+    """Why this node takes no part in a round, if it does not."""
+    if assignment.policy != signed.digest:
+        return "no-consent"
+    if rounds >= signed.policy.rounds:
+        return "rounds-spent"
+    try:
+        consent.require_within_bounds(home, signed)
+    except RefusedError:
+        return "too-much-asked"
+    return None
 
 
 def _code_file(home: Home) -> Path:
@@ -303,14 +357,6 @@ def _code_file(home: Home) -> Path:
 
 def _learned_file(home: Home) -> Path:
     return home.training / "learned"
-
-
-_Marks: TypeAlias = tuple[int | None, int | None]
-
-
-def _marks(home: Home) -> _Marks:
-    """When a round last left a code, and when the artist last learned the style that rounds train."""
-    return library.mtime_ns(_code_file(home)), library.mtime_ns(_learned_file(home))
 
 
 def _saved_code(home: Home, source: VerifiedRelease) -> Code | None:

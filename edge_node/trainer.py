@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from export.errors import ResourceError
-from models.update import Assignment, Update
+from models.update import Assignment, Declined, Update
 
 _CONTEXT: Final = multiprocessing.get_context("spawn")
 _STOP_S: Final = 5.0
@@ -43,8 +43,8 @@ class Trainer:
             self._process.start()
             theirs.close()
 
-    def run(self, assignment: Assignment) -> Update:
-        """Train.
+    def run(self, assignment: Assignment) -> Update | Declined:
+        """Train, or say why not.
 
         Raises:
             TrainingFailedError: the training failed or its process died.
@@ -60,7 +60,7 @@ class Trainer:
             raise TrainingFailedError(
                 "the training process died", advice="It starts again with the next round; look at free memory."
             ) from error
-        if isinstance(answer, Update):
+        if isinstance(answer, Update | Declined):
             return answer
         raise TrainingFailedError(f"the training failed ({answer})", advice="See the log of sfumato up.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
@@ -11,10 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from edge_node import clock, membership, releases
+from edge_node import clock, consent, membership, releases
 from edge_node.config import Home
 from edge_node.errors import NotAMemberError
+from edge_node.remote import Offer, Remote
 from export.errors import IntegrityError, ResourceError
+from export.ledger import Ledger, Value
 from export.signing import MANIFEST, SIGNATURES, VerifiedRelease
 
 _FILE_MAX_BYTES: Final = 64 * 2**20
@@ -22,6 +25,9 @@ _FILES_MAX: Final = 200
 _INCOMING: Final = ".incoming-"
 # As in the manifest, and checked before a name off the wire becomes a path; the signed manifest is checked later.
 _PATH: Final = re.compile(r"(?:[a-z0-9_-]{1,40}/){0,2}[a-z0-9_-]{1,60}(?:\.[a-z0-9]{1,12}){1,2}")
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,8 @@ def update(home: Home) -> News:
         membership.rejoin(home)
         offer = coordinator.newest()
     clock.learn(home, offer.time_s)
+    _note_policy(home, coordinator, offer)
+    _note_verdicts(home, offer)
     membership.renew_certificate(home, coordinator)
     if _is_settled(home, offer.version):
         return News(None, offer.is_round_running)
@@ -72,6 +80,32 @@ def update(home: Home) -> News:
     with suppress(ValueError):
         clock.know_at_least(home, datetime.fromisoformat(installed.manifest.created).timestamp())
     return News(installed, offer.is_round_running)
+
+
+def _note_policy(home: Home, coordinator: Remote, offer: Offer) -> None:
+    """Fetch the policy that holds, if it is another than the last one that was offered; agreeing is the artist's doing."""
+    known = consent.offered(home)
+    if known is None or known.digest != offer.policy:
+        found = consent.keep_offered(home, *coordinator.policy())
+        _log.warning("policy %d is to be read and agreed to: sfumato policy show", found.policy.version)
+
+
+def _note_verdicts(home: Home, offer: Offer) -> None:
+    """Write down what became of updates, once each: the artist is told why one did not count."""
+    for verdict in reversed(offer.verdicts):
+        entry: dict[str, Value] = {
+            "what": "verdict",
+            "federation": releases.trust(home).federation,
+            "round": verdict.round,
+            "accepted": verdict.accepted,
+            "reason": verdict.reason,
+            "advice": verdict.advice,
+        }
+        ledger = Ledger(home.ledger_file)
+        if ledger.append_once(entry, "what", "federation", "round") and not verdict.accepted:
+            _log.warning(
+                "round %d: this machine's update does not count: %s. %s", verdict.round, verdict.reason, verdict.advice
+            )
 
 
 def sweep(home: Home) -> None:

@@ -59,6 +59,21 @@ class Ledger:
                 advice="Free some disk space; nothing is sent while the ledger cannot be kept.",
             ) from error
 
+    def append_once(self, entry: Mapping[str, Value], *names: str) -> bool:
+        """Add a line unless there is one with the same values of those names: whoever is killed after a line begins again.
+
+        Returns:
+            Whether it was added.
+
+        Raises:
+            ResourceError: it cannot be written.
+            IntegrityError: the chain is broken.
+        """
+        if any(all(line.get(name) == entry[name] for name in names) for line in self.entries()):
+            return False
+        self.append(entry)
+        return True
+
     def entries(self) -> list[dict[str, Value]]:
         """Every line, oldest first; the file may not exist yet.
 
@@ -80,6 +95,15 @@ class Ledger:
             raise _changed(len(entries) + 1)
         cut = _linked(line, before)
         return entries if cut is None else [*entries, cut]
+
+    def head(self) -> str:
+        """The digest of the last line, or 64 zeros. Whoever wrote it down can tell later whether lines were dropped."""
+        if not self.path.exists():
+            return _START
+        with self.path.open("rb", buffering=0) as file:
+            _, last, end = _tail(file)
+            del end
+        return _START if last is None else digest_of(last)
 
     @staticmethod
     def _line(entry: Mapping[str, Value], last: bytes | None) -> bytes:

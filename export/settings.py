@@ -32,29 +32,52 @@ def load(path: Path, kind: type[Settings], ranges: Mapping[str, Range]) -> Setti
         NotConfiguredError: naming the key, the value and what is allowed.
     """
     try:
-        plain = tomllib.loads(read_bounded(path, _MAX_BYTES).decode())
-    except (OSError, ValueError) as error:
+        return parse(read_bounded(path, _MAX_BYTES), kind, ranges)
+    except OSError as error:
         raise _bad(path, f"cannot be read ({error})") from error
+    except SettingsError as error:
+        raise _bad(path, str(error)) from error
+
+
+class SettingsError(ValueError):
+    """A text is not such settings; says which key, and what is allowed, as the end of a sentence."""
+
+
+def parse(raw: bytes, kind: type[Settings], ranges: Mapping[str, Range]) -> Settings:
+    """The same from the bytes of a file.
+
+    Raises:
+        SettingsError: naming the key, the value and what is allowed.
+    """
+    try:
+        plain = tomllib.loads(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"cannot be read ({error})") from error
     known = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
     for key, value in plain.items():
         if key not in known:
-            raise _bad(path, f"has an unknown key {key!r}; known are {', '.join(known)}")
+            raise SettingsError(f"has an unknown key {key!r}; known are {', '.join(known)}")
         if type(value).__name__ != known[key] and not (known[key] == "float" and type(value) is int):
-            raise _bad(path, f"has {key} = {value!r}, which is not of type {known[key]}")
+            raise SettingsError(f"has {key} = {value!r}, which is not of type {known[key]}")
         low, high = ranges.get(key, (float("-inf"), float("inf")))
         if isinstance(value, int | float) and not low <= value <= high:
-            raise _bad(path, f"has {key} = {value}; allowed is {low:g} to {high:g}")
+            raise SettingsError(f"has {key} = {value}; allowed is {low:g} to {high:g}")
     try:
         return kind(**plain)
     except TypeError as error:
         missing = ", ".join(sorted(set(known) - set(plain)))
-        raise _bad(path, f"lacks a value; keys not set: {missing}") from error
+        raise SettingsError(f"lacks a value; keys not set: {missing}") from error
 
 
 def save(path: Path, settings: Any) -> None:
     """Write settings with one ``key = value`` line each."""
+    write_atomic(path, text(settings))
+
+
+def text(settings: Any) -> bytes:
+    """The bytes of such a file; the same settings give the same."""
     lines = [f"{field.name} = {_toml(getattr(settings, field.name))}\n" for field in fields(settings)]
-    write_atomic(path, "".join(lines).encode())
+    return "".join(lines).encode()
 
 
 def _toml(value: object) -> str:

@@ -152,7 +152,7 @@ class Ed25519Signatures:
         raw = _read(folder, MANIFEST, MANIFEST_MAX_BYTES)
         signatures = _parse_signatures(_read(folder, SIGNATURES, _SIGNATURES_MAX_BYTES))
         # 2.
-        valid = {key for key in trust.keys if _is_signed(raw, key, signatures)}
+        valid = {key for key in trust.keys if _is_signed(_CONTEXT, raw, key, signatures)}
         # 3.
         if len(valid) < trust.threshold:
             raise _refused(
@@ -181,9 +181,33 @@ class Ed25519Signatures:
 
 def sign(manifest: bytes, key: Ed25519PrivateKey) -> bytes:
     """The signature file for a manifest's bytes."""
+    return sign_as(_CONTEXT, manifest, key)
+
+
+def sign_as(context: bytes, signed: bytes, key: Ed25519PrivateKey) -> bytes:
+    """The signature file for some bytes.
+
+    Args:
+        context: says what kind of thing is signed, so that it can be taken for no other.
+        signed: the bytes.
+        key: whoever signs.
+    """
     public = key.public_key().public_bytes_raw()
-    signature = base64.b64encode(key.sign(_CONTEXT + manifest)).decode()
+    signature = base64.b64encode(key.sign(context + signed)).decode()
     return canonical_json({"signatures": {key_id(public): signature}})
+
+
+def require_signed(context: bytes, signed: bytes, signatures: bytes, trust: Trust, what: str) -> None:
+    """Have enough of the keys a machine trusts have signed some bytes as that kind of thing.
+
+    Raises:
+        IntegrityError: they have not.
+    """
+    if len(signatures) > _SIGNATURES_MAX_BYTES:
+        raise _refused(f"the signature file of {what} is too long", f"Get {what} again.")
+    found = _parse_signatures(signatures)
+    if len({key for key in trust.keys if _is_signed(context, signed, key, found)}) < trust.threshold:
+        raise _refused(f"{what} is not signed by {trust.federation!r}", "Do not use it. Ask the coordinator.")
 
 
 def key_id(public: bytes) -> KeyId:
@@ -191,12 +215,12 @@ def key_id(public: bytes) -> KeyId:
     return KeyId(digest_of(public)[:16])
 
 
-def _is_signed(manifest: bytes, key: bytes, signatures: Mapping[str, bytes]) -> bool:
+def _is_signed(context: bytes, signed: bytes, key: bytes, signatures: Mapping[str, bytes]) -> bool:
     signature = signatures.get(key_id(key))
     if signature is None:
         return False
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, _CONTEXT + manifest)
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, context + signed)
     except (InvalidSignature, ValueError):
         return False
     return True

@@ -11,13 +11,21 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Flat: TypeAlias = npt.NDArray[np.float32]
 Arrays: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
+
+
+DeclineReason: TypeAlias = Literal["no-consent", "rounds-spent", "budget-spent", "too-much-asked"]
+"""Why a node takes no part: its artist has not agreed to the policy, or to no more rounds; its privacy budget is spent; the
+policy is beyond its own bounds. Nothing else of the node is said."""
+
+# Keeps a signature over an update from being one over anything else that the same key signs.
+_STATEMENT: Final = b"sfumato update v2\n"
 
 
 class LayoutError(ValueError):
@@ -78,45 +86,71 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the coordinator asks of a node in one round.
+    """What the coordinator asks of a node in one round. All that binds the node is in the policy, which it has agreed to.
 
     Attributes:
         federation: name of the federation.
         modality: registry name of the kind of art.
         round: 1, 2, ...
+        policy: digest of the policy the round is held under.
         body: the current body, flat.
         layout_digest: of the body's layout.
-        steps: batches to train on.
-        clip: greatest L2 norm an update may have; the node clips to it, the coordinator checks it.
     """
 
     federation: str
     modality: str
     round: int
+    policy: str
     body: Flat
     layout_digest: str
-    steps: int
-    clip: float
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a node answers.
+    """What a node answers in an open round.
 
     Attributes:
-        round: the assignment's.
+        federation, round, policy: the assignment's.
         tensors: names of the shared tensors, in the order of the flat array.
         layout_digest: of the body's layout.
-        delta: trained body minus assigned body, flat, clipped.
+        payload: trained body minus assigned body: clipped, compressed (``models/compression.py``).
         loss_before: mean training loss over the first tenth of the steps.
         loss_after: mean training loss over the last tenth.
         steps: batches really trained on.
+        signature: of the node's enrolled Ed25519 key over ``statement``; empty while it is being made.
     """
 
+    federation: str
     round: int
+    policy: str
     tensors: tuple[str, ...]
     layout_digest: str
-    delta: Flat
+    payload: bytes
     loss_before: float
     loss_after: float
     steps: int
+    signature: bytes = b""
+
+    @property
+    def statement(self) -> bytes:
+        """What is signed: everything but the signature, the payload by its digest."""
+        said = {
+            "federation": self.federation,
+            "round": self.round,
+            "policy": self.policy,
+            "tensors": self.tensors,
+            "layout": self.layout_digest,
+            "payload": hashlib.sha256(self.payload).hexdigest(),
+            "loss-before": self.loss_before,
+            "loss-after": self.loss_after,
+            "steps": self.steps,
+        }
+        return _STATEMENT + json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """A node's answer that it takes no part in a round, and which of the stated reasons it has."""
+
+    round: int
+    reason: DeclineReason

@@ -1,23 +1,50 @@
-"""Assignment and update ↔ Flower records: versioned, one flat array a message, everything else a small record.
+"""Assignment and answer ↔ Flower records: versioned, one flat array a message, everything else a small record.
 
 The only file of ``models`` that knows Flower. A record with an unknown version, a missing or a surplus entry is refused:
-nothing rides along unnoticed.
+nothing rides along unnoticed, and a claimed weight or number of works has no place to stand.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal, TypeVar, get_args
 
 import numpy as np
+import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from models.update import Assignment, Flat, Update
+from models.update import Assignment, Declined, DeclineReason, Update
 
-VERSION: Final = 1
+VERSION: Final = 2
 _ARRAYS, _HEADER, _FLAT = "arrays", "header", "flat"
 _MAX_NAMES_CHARACTERS: Final = 20_000
+_MAX_TEXT_CHARACTERS: Final = 200
 _NPY_HEADER_MAX_BYTES: Final = 128  # numpy's, of a one-dimensional array
+_SIGNATURE_BYTES: Final = 64
+
+_ASSIGNMENT: Final[Mapping[str, type]] = {
+    "version": int,
+    "federation": str,
+    "modality": str,
+    "round": int,
+    "policy": str,
+    "layout": str,
+}
+_UPDATE: Final[Mapping[str, type]] = {
+    "version": int,
+    "federation": str,
+    "round": int,
+    "policy": str,
+    "tensors": str,
+    "layout": str,
+    "loss-before": float,
+    "loss-after": float,
+    "steps": int,
+    "signature": bytes,
+}
+_DECLINED: Final[Mapping[str, type]] = {"version": int, "round": int, "declined": str}
+_T = TypeVar("_T")
 
 
 class WireError(ValueError):
@@ -26,18 +53,15 @@ class WireError(ValueError):
 
 def pack_assignment(assignment: Assignment) -> RecordDict:
     """Assignment → record."""
-    return _pack(
-        assignment.body,
-        {
-            "version": VERSION,
-            "federation": assignment.federation,
-            "modality": assignment.modality,
-            "round": assignment.round,
-            "layout": assignment.layout_digest,
-            "steps": assignment.steps,
-            "clip": assignment.clip,
-        },
-    )
+    header: dict[str, int | float | str | bytes] = {
+        "version": VERSION,
+        "federation": assignment.federation,
+        "modality": assignment.modality,
+        "round": assignment.round,
+        "policy": assignment.policy,
+        "layout": assignment.layout_digest,
+    }
+    return _pack(assignment.body, header)
 
 
 def unpack_assignment(record: RecordDict) -> Assignment:
@@ -46,87 +70,92 @@ def unpack_assignment(record: RecordDict) -> Assignment:
     Raises:
         WireError: anything but exactly an assignment of this version.
     """
-    body, header = _unpack(
-        record,
-        {
-            "version": int,
-            "federation": str,
-            "modality": str,
-            "round": int,
-            "layout": str,
-            "steps": int,
-            "clip": float,
-        },
-    )
+    arrays, header = _parts(record, {_ARRAYS, _HEADER})
+    said = _fields(header, _ASSIGNMENT)
     return Assignment(
-        federation=_text(header, "federation"),
-        modality=_text(header, "modality"),
-        round=_whole(header, "round"),
-        body=body,
-        layout_digest=_text(header, "layout"),
-        steps=_whole(header, "steps"),
-        clip=_number(header, "clip"),
+        federation=_text(said, "federation"),
+        modality=_text(said, "modality"),
+        round=_value(said, "round", int),
+        policy=_text(said, "policy"),
+        body=_array(arrays, "float32").astype(np.float32, copy=False),
+        layout_digest=_text(said, "layout"),
     )
 
 
-def pack_update(update: Update) -> RecordDict:
-    """Update → record."""
+def pack_answer(answer: Update | Declined) -> RecordDict:
+    """Answer → record."""
+    if isinstance(answer, Declined):
+        header = {"version": VERSION, "round": answer.round, "declined": answer.reason}
+        return RecordDict({_HEADER: ConfigRecord(dict(header))})
     return _pack(
-        update.delta,
+        np.frombuffer(answer.payload, np.uint8),
         {
             "version": VERSION,
-            "round": update.round,
-            "tensors": "\n".join(update.tensors),
-            "layout": update.layout_digest,
-            "loss-before": update.loss_before,
-            "loss-after": update.loss_after,
-            "steps": update.steps,
+            "federation": answer.federation,
+            "round": answer.round,
+            "policy": answer.policy,
+            "tensors": "\n".join(answer.tensors),
+            "layout": answer.layout_digest,
+            "loss-before": answer.loss_before,
+            "loss-after": answer.loss_after,
+            "steps": answer.steps,
+            "signature": answer.signature,
         },
     )
 
 
-def unpack_update(record: RecordDict) -> Update:
-    """Record → update.
+def unpack_answer(record: RecordDict) -> Update | Declined:
+    """Record → answer.
 
     Raises:
-        WireError: anything but exactly an update of this version.
+        WireError: anything but exactly an update, or a node's word that it takes no part, of this version.
     """
-    delta, header = _unpack(
-        record,
-        {
-            "version": int,
-            "round": int,
-            "tensors": str,
-            "layout": str,
-            "loss-before": float,
-            "loss-after": float,
-            "steps": int,
-        },
-    )
-    names = _text(header, "tensors")
-    if len(names) > _MAX_NAMES_CHARACTERS:
-        raise WireError("too many tensor names")
+    if set(record) == {_HEADER}:
+        return _declined(record)
+    arrays, header = _parts(record, {_ARRAYS, _HEADER})
+    said = _fields(header, _UPDATE)
+    names, signature = _text(said, "tensors", _MAX_NAMES_CHARACTERS), _value(said, "signature", bytes)
+    if len(signature) != _SIGNATURE_BYTES:
+        raise WireError("the signature has another length")
+    losses = _value(said, "loss-before", float), _value(said, "loss-after", float)
+    if not all(map(math.isfinite, losses)):
+        raise WireError("a loss is not finite")
     return Update(
-        round=_whole(header, "round"),
+        federation=_text(said, "federation"),
+        round=_value(said, "round", int),
+        policy=_text(said, "policy"),
         tensors=tuple(names.split("\n")),
-        layout_digest=_text(header, "layout"),
-        delta=delta,
-        loss_before=_number(header, "loss-before"),
-        loss_after=_number(header, "loss-after"),
-        steps=_whole(header, "steps"),
+        layout_digest=_text(said, "layout"),
+        payload=_array(arrays, "uint8").tobytes(),
+        loss_before=losses[0],
+        loss_after=losses[1],
+        steps=_value(said, "steps", int),
+        signature=signature,
     )
 
 
-def _pack(flat: Flat, header: Mapping[str, int | float | str]) -> RecordDict:
+def _declined(record: RecordDict) -> Declined:
+    said = _fields(record[_HEADER], _DECLINED)
+    for reason in get_args(DeclineReason):
+        if said["declined"] == reason:
+            return Declined(_value(said, "round", int), reason)
+    raise WireError("a node declines for no known reason")
+
+
+def _pack(flat: npt.NDArray[np.float32] | npt.NDArray[np.uint8], header: Mapping[str, int | float | str | bytes]) -> RecordDict:
     return RecordDict({_ARRAYS: ArrayRecord({_FLAT: Array(flat)}), _HEADER: ConfigRecord(dict(header))})
 
 
-def _unpack(record: RecordDict, fields: Mapping[str, type]) -> tuple[Flat, Mapping[str, object]]:
-    if set(record) != {_ARRAYS, _HEADER}:
+def _parts(record: RecordDict, names: set[str]) -> tuple[ArrayRecord, object]:
+    if set(record) != names:
         raise WireError("the message has other records than expected")
-    arrays, header = record[_ARRAYS], record[_HEADER]
+    arrays = record[_ARRAYS]
     if not isinstance(arrays, ArrayRecord) or set(arrays) != {_FLAT}:
         raise WireError("the message holds other arrays than one flat one")
+    return arrays, record[_HEADER]
+
+
+def _fields(header: object, fields: Mapping[str, type]) -> Mapping[str, object]:
     if not isinstance(header, ConfigRecord) or set(header) != set(fields):
         raise WireError("the message header has other fields than expected")
     if header["version"] != VERSION:
@@ -134,36 +163,33 @@ def _unpack(record: RecordDict, fields: Mapping[str, type]) -> tuple[Flat, Mappi
     for name, kind in fields.items():
         if type(header[name]) is not kind:
             raise WireError("a header field has the wrong type")
-    return _flat(arrays[_FLAT]), dict(header)
+    return dict(header)
 
 
-def _flat(array: Array) -> Flat:
-    if array.dtype != "float32" or len(array.shape) != 1:
-        raise WireError("the array is not one row of float32")
-    if len(array.data) > 4 * array.shape[0] + _NPY_HEADER_MAX_BYTES:
+def _array(arrays: ArrayRecord, dtype: Literal["float32", "uint8"]) -> npt.NDArray[np.generic]:
+    array = arrays[_FLAT]
+    if array.dtype != dtype or len(array.shape) != 1:
+        raise WireError(f"the array is not one row of {dtype}")
+    if len(array.data) > np.dtype(dtype).itemsize * array.shape[0] + _NPY_HEADER_MAX_BYTES:
         raise WireError("the array is larger than its shape")
     try:
         flat = array.numpy()
     except Exception as error:  # numpy's reader raises BadZipFile, MemoryError and more on hostile bytes
         raise WireError("the array cannot be read") from error
-    if not isinstance(flat, np.ndarray) or flat.dtype != np.float32 or flat.shape != tuple(array.shape):
+    if not isinstance(flat, np.ndarray) or flat.dtype != np.dtype(dtype) or flat.shape != tuple(array.shape):
         raise WireError("the array is not what it says it is")
     return flat
 
 
-def _text(header: Mapping[str, object], name: str) -> str:
-    return str(header[name])
+def _text(said: Mapping[str, object], name: str, limit: int = _MAX_TEXT_CHARACTERS) -> str:
+    text = _value(said, name, str)
+    if len(text) > limit:
+        raise WireError("a header field is too long")
+    return text
 
 
-def _whole(header: Mapping[str, object], name: str) -> int:
-    value = header[name]
-    if not isinstance(value, int):
-        raise WireError("a header field has the wrong type")
-    return value
-
-
-def _number(header: Mapping[str, object], name: str) -> float:
-    value = header[name]
-    if not isinstance(value, float):
+def _value(said: Mapping[str, object], name: str, kind: type[_T]) -> _T:
+    value = said[name]
+    if not isinstance(value, kind):
         raise WireError("a header field has the wrong type")
     return value

@@ -39,6 +39,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 
 from coordinator import config as coordinator_config  # noqa: E402
+from coordinator import policies  # noqa: E402
 from coordinator.store import Store  # noqa: E402
 from edge_node import config as node_config  # noqa: E402
 from edge_node import ingest, library, node, paint, releases, styles  # noqa: E402
@@ -261,13 +262,14 @@ def set_up(
         config = dataclasses.replace(
             coordinator.config(),
             bind="127.0.0.1",
-            minimum_nodes=ARTISTS,
-            steps=STEPS,
             fit_steps=FIT_STEPS,
-            round_timeout_s=900,  # a machine without bfloat16 in hardware takes a few times as long
             gather_timeout_s=120,
         )
         settings.save(coordinator.config_file, config)
+        # A machine without bfloat16 in hardware takes a few times as long.
+        asked = dataclasses.replace(policies.draft(coordinator), minimum_nodes=ARTISTS, steps=STEPS, deadline_s=900)
+        settings.save(coordinator.policy_file, asked)
+        run("coordinator", coordinator.root, "policy", "publish")
         stage.say("starting the coordinator")
         up = start(
             "coordinator",
@@ -293,9 +295,10 @@ def set_up_node(home: node_config.Home, name: str, works: Path) -> None:
 
 
 def join(coordinator: coordinator_config.Home, home: node_config.Home, name: str) -> None:
-    """The coordinator invites, the artist joins."""
+    """The coordinator invites, the artist joins and agrees to the policy."""
     invite = run("coordinator", coordinator.root, "invite", name)["invite"]
     run("edge_node", home.root, "join", str(invite))
+    run("edge_node", home.root, "policy", "accept")
 
 
 def await_condition(holds: Callable[[], bool], child: Child, log: Path) -> None:

@@ -36,6 +36,7 @@ from edge_node import train as node_training  # noqa: E402
 from edge_node.config import Config as NodeConfig  # noqa: E402
 from export.errors import SfumatoError  # noqa: E402
 from export.files import write_atomic  # noqa: E402
+from export.policy import Policy  # noqa: E402
 from models import registry, state  # noqa: E402
 from models.update import Layout  # noqa: E402
 from scripts import federation_plot, report, rows, verdicts  # noqa: E402
@@ -47,6 +48,7 @@ from scripts.verdicts import MEASURES, REFERENCES, Exam  # noqa: E402
 
 Unit = TypeVar("Unit")
 
+USUAL: Final = Policy("bench", 1, "")
 MATERIAL: Final = ROOT / "scripts" / "material" / "photos"
 PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp")
 _GATYS: Final = "Gatys"
@@ -397,6 +399,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Bench, Path]:
         rate=arguments.rate or rate,
         body_rate=arguments.body_rate or body_rate,
         clip=arguments.clip,
+        keep=arguments.keep,
         settling_steps=_SETTLING[arguments.start],
         server_momentum=arguments.server_momentum,
         learn_steps=arguments.learn_steps,
@@ -479,7 +482,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--judged-photos", type=int, default=6)
     add("--rate", type=float, help="scale of all learning rates; 0.5 from random weights, or as a round from a base")
     add("--body-rate", type=float, help="scale of the body's once more")
-    add("--clip", type=float, default=CoordinatorConfig(name="bench").clip, help="greatest norm of an update")
+    add("--clip", type=float, default=USUAL.clip, help="greatest norm of an update")
+    add("--keep", type=float, default=1.0, help=f"share of an update that is sent, in 8 bits; 1 is all; usual is {USUAL.keep}")
     add("--server-momentum", type=float, default=CoordinatorConfig(name="bench").momentum, help="of the common body")
     add("--learn-steps", type=int, default=NodeConfig(artist="", style="").learn_steps, help="of a held-out artist's code")
     add("--full-cap", type=int, default=1500, help="most steps of a held-out artist's full training")

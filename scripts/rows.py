@@ -34,11 +34,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from coordinator.aggregate import Mean
+from coordinator import aggregate
+from coordinator.aggregate import Contribution
 from edge_node import ingest
 from export import backbones, base, release
 from export.files import digest_of
-from models import privacy, registry, state, training
+from models import compression, privacy, registry, state, training
 from models.contract import Lessons, Modality, Work
 from models.training import Plan
 from models.update import Flat, Layout
@@ -58,6 +59,7 @@ _FULL_WINDOW: Final = 500  # steps in which full training must gain ...
 _FULL_GAIN: Final = 0.01  # ... this share of its score to go on
 _CODE: Final = (
     *("models/modalities/style.py", "models/training.py", "models/perceptual.py", "models/privacy.py", "models/state.py"),
+    "models/compression.py",
     *("coordinator/aggregate.py", "scripts/rows.py"),
 )
 
@@ -73,6 +75,7 @@ class Settings:
         round_steps: batches between two exchanges.
         rate, body_rate: learning rates' scale, and the body's once more.
         clip: greatest norm of a body's update.
+        keep: share of a body's update that is sent, in eight bits a number, with error feedback; 1 sends all of it as float32.
         settling_steps: first steps of an artist with live statistics only; one who comes to a finished body needs none.
         server_momentum: of the common body's movement, as the coordinator's.
         learn_steps, learn_rate: as ``sfumato learn``.
@@ -87,6 +90,7 @@ class Settings:
     rate: float
     body_rate: float
     clip: float
+    keep: float
     settling_steps: int
     server_momentum: float
     learn_steps: int
@@ -209,6 +213,7 @@ class _Artist:
     lessons: Lessons[Any]
     own: Arrays
     cpu_s: float = 0.0
+    residual: Flat | None = None
     moments: training.Moments = dataclasses.field(default_factory=training.Moments)
 
 
@@ -224,6 +229,7 @@ class _Federation:
     clipped: int = 0
     updates: int = 0
     norms: float = 0.0
+    bytes_sent: int = 0
 
 
 def train(chain: Chain) -> None:
@@ -319,16 +325,20 @@ def _round_inplace(federation: _Federation, chain: Chain, number: int) -> None:
     """Every artist trains from the common tensors; these then move by the mean of what came back."""
     body, rest = _parted(federation.modality, federation.shared)
     layouts, flats = _layouts(body, rest), _flats(body, rest)
-    means = [Mean(flat.size) for flat in flats]
-    for artist in federation.artists.values():
+    sent: list[list[Flat]] = []
+    for who, artist in federation.artists.items():
         trained = _trained(federation, artist, chain, number)
         artist.own = {name: trained[name] for name in artist.own}
         deltas = [layout.flatten({n: trained[n] for n in layout.names}) - f for layout, f in zip(layouts, flats, strict=True)]
-        for mean, delta in zip(means, _clipped(federation, deltas, chain.settings.clip), strict=True):
-            mean.add(delta)
+        if deltas:
+            rng = np.random.default_rng((_lesson_seed(chain.seed, who), number))
+            deltas[0] = _sent(federation, artist, chain.settings, layouts[0], deltas[0], rng)
+        sent.append(deltas)
     moved: Arrays = {}
-    for i, (layout, flat, mean) in enumerate(zip(layouts, flats, means, strict=True)):
-        change = mean.applied_to(flat) - flat
+    for i, (layout, flat) in enumerate(zip(layouts, flats, strict=True)):
+        parts = [Contribution(deltas[i], 1) for deltas in sent]
+        movement = aggregate.mean(lambda parts=parts: parts, 1, float("inf"))  # type: ignore[misc]  # clipped already
+        change = aggregate.moved(flat, movement) - flat
         if i == 0:
             federation.velocity = chain.settings.server_momentum * federation.velocity + change
             change = federation.velocity
@@ -350,15 +360,25 @@ def _flats(*parts: Arrays) -> list[Flat]:
     return [Layout.of(part).flatten(part) for part in parts if part]
 
 
-def _clipped(federation: _Federation, deltas: Sequence[Flat], bound: float) -> list[Flat]:
-    """The body's update is clipped as a node clips it; codes and statistics, which no node sends, are taken as they are."""
-    if not deltas:
-        return []
-    length = privacy.norm(deltas[0])
+def _sent(
+    federation: _Federation, artist: _Artist, settings: Settings, layout: Layout, delta: Flat, rng: np.random.Generator
+) -> Flat:
+    """What of a body's update arrives, clipped and compressed as a node's guard does it.
+
+    Codes and statistics, which no node sends, are taken as they are.
+    """
+    length = privacy.norm(delta)
     federation.norms += length
-    federation.clipped += length > bound
+    federation.clipped += length > settings.clip
     federation.updates += 1
-    return [privacy.clip(deltas[0], bound), *deltas[1:]]
+    if settings.keep == 1:
+        return privacy.clip(delta, settings.clip)
+    wanted = privacy.clip(delta if artist.residual is None else delta + artist.residual, settings.clip)
+    payload = compression.compress(wanted, layout, settings.keep, settings.clip, rng)
+    federation.bytes_sent += len(payload)
+    arrived = compression.decompress(payload, layout)
+    artist.residual = wanted - arrived
+    return arrived
 
 
 def _trained(federation: _Federation, artist: _Artist, chain: Chain, number: int) -> Arrays:
@@ -378,7 +398,9 @@ def _tensors(net: Any) -> Arrays:
 
 
 def _as_arrays(federation: _Federation) -> Arrays:
-    """Common tensors under ``*/``, an artist's under their name, their optimiser's under ``~NAME``, and the velocity."""
+    """Common tensors under ``*/``, an artist's under their name, their optimiser's under ``~NAME``, what their updates left
+    out under ``-NAME``, and the velocity.
+    """
     own = {f"{name}/{key}": array for name, artist in federation.artists.items() for key, array in artist.own.items()}
     seen = {
         f"~{name}/{'/'.join(parameter)}/{key}": value.numpy()
@@ -386,12 +408,15 @@ def _as_arrays(federation: _Federation) -> Arrays:
         for parameter, state in artist.moments.seen.items()
         for key, value in state.items()
     }
-    return {**{f"*/{key}": array for key, array in federation.shared.items()}, **own, **seen, "velocity": federation.velocity}
+    common = {f"*/{key}": array for key, array in federation.shared.items()}
+    left = {f"-{name}/all": a.residual for name, a in federation.artists.items() if a.residual is not None}
+    return {**common, **own, **seen, **left, "velocity": federation.velocity}
 
 
 def _as_facts(federation: _Federation) -> dict[str, float]:
     times = {f"cpu_s/{name}": artist.cpu_s for name, artist in federation.artists.items()}
-    return {**times, "clipped": federation.clipped, "updates": federation.updates, "norms": federation.norms}
+    counts = {"clipped": federation.clipped, "updates": federation.updates, "bytes_sent": federation.bytes_sent}
+    return {**times, **counts, "norms": federation.norms}
 
 
 def _resume_inplace(federation: _Federation, piece: Piece | None) -> None:
@@ -402,12 +427,13 @@ def _resume_inplace(federation: _Federation, piece: Piece | None) -> None:
         artist.own = {**federation.shared, **_under(piece.arrays, name)}
         artist.own = {key: array for key, array in artist.own.items() if key not in federation.shared}
         artist.cpu_s = piece.facts[f"cpu_s/{name}"]
+        artist.residual = _under(piece.arrays, f"-{name}").get("all")
         for place, array in _under(piece.arrays, f"~{name}").items():
             objective, parameter, key = place.split("/")
             artist.moments.seen.setdefault((objective, parameter), {})[key] = torch.tensor(array)
     federation.velocity = piece.arrays["velocity"]
     federation.clipped, federation.updates = int(piece.facts["clipped"]), int(piece.facts["updates"])
-    federation.norms = piece.facts["norms"]
+    federation.norms, federation.bytes_sent = piece.facts["norms"], int(piece.facts["bytes_sent"])
 
 
 def _part_inplace(federation: _Federation) -> None:

@@ -14,7 +14,7 @@ import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self, TypeAlias
 
@@ -41,29 +41,33 @@ from starlette.responses import Response
 
 import coordinator.config
 import edge_node.config
-from coordinator import pki, rounds, service
+from coordinator import pki, policies, rounds, service
 from coordinator.flower import bound_replies
-from coordinator.store import Node, Role, Store
-from edge_node import keys
+from coordinator.store import Node, Role, RoundState, Store
+from edge_node import consent, keys
 from edge_node.styles import Lineage
-from export import backbones, base, parity, release, requests, settings
+from export import backbones, base, parity, policy, release, requests, settings
 from export.files import write_atomic
 from export.identity import PublicKeys
 from export.manifest import Manifest
+from export.policy import Policy, SignedPolicy
 from export.release import Contents
 from export.signing import Ed25519Signatures, Trust, VerifiedRelease
 from export.to_onnx import exact_onnx
-from models import registry, state, training, wire
+from models import compression, registry, state, training, wire
 from models.contract import Score, Work
 from models.modalities.style import StyleModality
 from models.samplers import Code
-from models.update import Arrays, Assignment, Flat, Layout, Update
+from models.update import Arrays, Assignment, Declined, Flat, Layout, Update
 from tests import pictures, releases, tiny
 
 MODALITY: Final = StyleModality("style-studio", channels=8, crop=64, batch=1)
 """Goes by the studio tier's name, so that every default of both programs holds."""
 FEDERATION: Final = "guild"
 LINEAGE: Final = Lineage("Ada", "", 2, Score(style=0.5, content=0.5))
+STEPS: Final = 2
+"""Batches a round's policy asks for here."""
+CLIP: Final = 10.0
 _TRAINING_STEPS: Final = 90  # with fewer, its pictures change more when they are folded than the gate allows
 
 NodeHome: TypeAlias = edge_node.config.Home
@@ -261,7 +265,8 @@ def honest(seed: int = 0, length: float = 1e-3) -> Answers:
 
     def answer(message: Message) -> Message:
         assignment = wire.unpack_assignment(message.content)
-        return Message(wire.pack_update(update_for(assignment, movement(seed, length))), reply_to=message)
+        signer = credentials(f"key-{message.metadata.dst_node_id}")
+        return Message(wire.pack_answer(update_for(assignment, movement(seed, length), signer)), reply_to=message)
 
     return answer
 
@@ -272,10 +277,45 @@ def movement(seed: int = 0, length: float = 1e-3) -> Flat:
     return np.asarray(delta * np.float32(length / np.linalg.norm(delta)), np.float32)
 
 
-def update_for(assignment: Assignment, delta: Flat) -> Update:
-    """An update as an honest node makes it."""
+POLICY: Final = policy.sign(Policy(FEDERATION, 1, MODALITY.name, steps=STEPS, clip=0.05, keep=1.0), releases.KEY)
+"""Signed by key number 1, as ``trusting`` trusts it; every number of an update is sent."""
+
+
+def agreeing(home: NodeHome, signed: SignedPolicy = POLICY) -> NodeHome:
+    """The same home, whose artist has agreed to a policy."""
+    consent.keep_offered(home, signed.raw, signed.signatures)
+    consent.accept(home)
+    return home
+
+
+def policy_with(**changes: Any) -> SignedPolicy:
+    """The same policy, but for some changes."""
+    return policy.sign(replace(POLICY.policy, **changes), releases.KEY)
+
+
+def delta_of(update: Update | Declined) -> Flat:
+    """What an update says."""
+    assert isinstance(update, Update)
+    return compression.decompress(update.payload, body_layout())
+
+
+def update_for(assignment: Assignment, delta: Flat, signer: "Credentials", **changes: Any) -> Update:
+    """An update as an honest node makes it, but that it sends every number; changes are made before it is signed."""
     layout = body_layout()
-    return Update(assignment.round, layout.names, layout.digest, delta, 2.0, 1.0, assignment.steps)
+    payload = compression.compress(delta, layout, 1.0, CLIP, np.random.default_rng(0))
+    plain = {
+        "federation": assignment.federation,
+        "round": assignment.round,
+        "policy": assignment.policy,
+        "tensors": layout.names,
+        "layout_digest": layout.digest,
+        "payload": payload,
+        "loss_before": 2.0,
+        "loss_after": 1.0,
+        "steps": STEPS,
+    }
+    made = Update(**{**plain, **changes})
+    return replace(made, signature=signer.enrolled.sign(made.statement))
 
 
 def record_of(arrays: Mapping[str, Array], header: Mapping[str, Any], **more: Any) -> RecordDict:
@@ -287,11 +327,33 @@ def record_of(arrays: Mapping[str, Array], header: Mapping[str, Any], **more: An
 
 
 def make_coordinator(folder: Path, **changes: Any) -> CoordinatorHome:
-    """A coordinator of the guild, set up as `init` does, with the small base as release 1."""
+    """A coordinator of the guild, set up as `init` does, with the small base as release 1.
+
+    Its policy keeps every number of an update, so that what is sent is, but for rounding, what was meant.
+    """
     home = coordinator.config.Home(folder)
     service.init(home, FEDERATION, "127.0.0.1", 0)
-    settings.save(home.config_file, replace(home.config(), **{"steps": 2, "fit_steps": 1, **changes}))
+    of_policy = {field_.name for field_ in fields(Policy)} - {"modality"}
+    asked = {name: value for name, value in changes.items() if name in of_policy}
+    settings.save(
+        home.config_file, replace(home.config(), **{"fit_steps": 1, **{k: v for k, v in changes.items() if k not in asked}})
+    )
+    change_policy(home, **{"steps": STEPS, "keep": 1.0, **asked})
     return home
+
+
+def change_policy(home: CoordinatorHome, **changes: Any) -> SignedPolicy:
+    """Publish another policy."""
+    settings.save(home.policy_file, replace(policies.draft(home), **changes))
+    return policies.publish(home)
+
+
+def open_round(store: Store, state_: RoundState = "gathering", detail: str = "", now: float = 0.0) -> int:
+    """Begin a round, of rounds that are asked for if none are, and bring it to a state; gives its number."""
+    job = store.open_job() or store.add_job(1000)
+    number = store.open_round(job.job, "0" * 64, "1" * 64, now).round
+    store.set_round(number, state_, detail, now)
+    return number
 
 
 def enrol(home: CoordinatorHome, *node_ids: int) -> None:
@@ -343,7 +405,8 @@ def credentials(name: str) -> Credentials:
 def hold_rounds(patch: pytest.MonkeyPatch, home: CoordinatorHome, grid: SimulatedGrid, count: int = 1) -> None:
     """Hold rounds in simulated time."""
     patch.setattr(rounds, "time", Clock())
-    rounds.run_rounds(grid, home, home.config(), count)
+    Store(home.database).add_job(count)
+    rounds.run_rounds(grid, home, home.config())
 
 
 def body_of(of: VerifiedRelease) -> Arrays:

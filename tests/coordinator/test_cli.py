@@ -135,10 +135,10 @@ def test_status_says_how_the_coordinator_stands(hub: CoordinatorHome) -> None:
 
 def held(hub: CoordinatorHome, state: str) -> None:
     store = Store(hub.database)
-    number = store.open_round(0.0)
+    number = simulators.open_round(store)
     simulators.enrol(hub, 1, 2)
-    store.add_answer(number, Answer(1, True, "", 4096, 0.5, 2.0, 1.0, 20, 3.5))  # noqa: FBT003 - as stored
-    store.add_answer(number, Answer(2, False, "not-finite", 4096, None, None, None, None, 3.5))  # noqa: FBT003
+    store.add_answer(number, Answer(1, True, "", 4096, 0.5, 2.0, 1.0, 20, 3.5, "d" * 64))  # noqa: FBT003 - as stored
+    store.add_answer(number, Answer(2, False, "not-finite", 4096, None, None, None, None, 3.5, None))  # noqa: FBT003
     store.set_round(number, state, "so it went", 9.0)  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ def saved(folder: Path, **changes: object) -> Home:
 
 
 def test_settings_come_back_as_they_were_saved(tmp_path: Path) -> None:
-    assert saved(tmp_path, port=4433, clip=0.5).config() == Config("guild", port=4433, clip=0.5)
+    assert saved(tmp_path, port=4433, momentum=0.5).config() == Config("guild", port=4433, momentum=0.5)
 
 
 def test_a_folder_without_a_coordinator_says_how_to_make_one(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from coordinator import endpoint, enrolment, pki, publish, service
+from coordinator import endpoint, enrolment, pki, policies, publish, service
+from coordinator.admission import ADVICE
 from coordinator.endpoint import create_endpoint
 from coordinator.errors import JoinRefusedError
 from coordinator.flower import FlowerUnavailable
-from coordinator.store import Node, Role, Store
-from export import requests
+from coordinator.store import Answer, Node, Role, RoundState, Store
+from export import policy, requests
 from export.errors import (
     IntegrityError,
     NotConfiguredError,
@@ -269,7 +270,7 @@ def test_a_body_without_an_end_is_not_read_to_its_end(client: Asgi) -> None:
 
 # --- Who asks ----------------------------------------------------------------------------------------------------------
 
-MEMBERS_ALONE = [("GET", "/release"), ("GET", "/releases/1/card.md"), ("POST", "/certificate")]
+MEMBERS_ALONE = [("GET", "/release"), ("GET", "/policy"), ("GET", "/releases/1/card.md"), ("POST", "/certificate")]
 
 
 @pytest.mark.parametrize(("method", "path"), MEMBERS_ALONE)
@@ -435,7 +436,38 @@ def test_the_newest_release_is_listed(hub: CoordinatorHome, client: Asgi, member
         "version": 1,
         "files": sorted(publish.current_release(hub).manifest.files),
         "round_running": False,
+        "policy": policies.current(hub).digest,
+        "answers": [],
     }
+
+
+def test_a_member_is_told_what_became_of_its_own_updates_and_what_to_do(
+    hub: CoordinatorHome, client: Asgi, member: Credentials
+) -> None:
+    store = Store(hub.database)
+    (node,) = store.nodes()
+    for reason in ("", "not-finite", "a reason of tomorrow"):
+        number = simulators.open_round(store)
+        store.add_answer(number, Answer(node.node_id, not reason, reason, 9, None, None, None, None, 1.0, None))
+        store.add_answer(number, Answer(77, False, "payload", 9, None, None, None, None, 1.0, None))  # noqa: FBT003
+        store.set_round(number, "failed", "", 0.0)
+
+    said = signed(client, "GET", "/release", who=member).json()["answers"]
+
+    assert [(a["round"], a["accepted"], a["reason"]) for a in said] == [
+        (3, False, "a reason of tomorrow"),
+        (2, False, "not-finite"),
+        (1, True, ""),
+    ]
+    assert [a["advice"] for a in said] == ["Ask the coordinator.", ADVICE["not-finite"], ""]
+
+
+def test_the_policy_that_holds_is_served_as_it_was_signed(hub: CoordinatorHome, client: Asgi, member: Credentials) -> None:
+    holds = simulators.change_policy(hub, minimum_nodes=7)
+
+    served = policy.from_plain(signed(client, "GET", "/policy", who=member).json())
+
+    assert policy.verify(*served, Trust.load(hub.trust_file)) == holds
 
 
 @pytest.mark.usefixtures("member")
@@ -443,9 +475,9 @@ def test_the_newest_release_is_listed(hub: CoordinatorHome, client: Asgi, member
     ("state", "is_running"),
     [("gathering", True), ("training", True), ("judging", True), ("published", False), ("refused", False), ("failed", False)],
 )
-def test_a_round_under_way_is_told(hub: CoordinatorHome, client: Asgi, state: str, *, is_running: bool) -> None:
+def test_a_round_under_way_is_told(hub: CoordinatorHome, client: Asgi, state: RoundState, *, is_running: bool) -> None:
     store = Store(hub.database)
-    store.set_round(store.open_round(0.0), state, "", 0.0)  # type: ignore[arg-type]
+    simulators.open_round(store, state)
 
     assert signed(client, "GET", "/release").json()["round_running"] is is_running
 
@@ -456,8 +488,7 @@ def test_a_round_that_ends_while_it_is_asked_about_never_hides_its_release(
 ) -> None:
     # "No round, and the release before it" would have nodes work on a body that was just replaced.
     store = Store(hub.database)
-    number = store.open_round(0.0)
-    store.set_round(number, "judging", "", 0.0)
+    number = simulators.open_round(store, "judging")
 
     def ends_after_the_look(home: CoordinatorHome) -> VerifiedRelease:
         before = publish.current_release(home)

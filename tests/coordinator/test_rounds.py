@@ -1,6 +1,7 @@
 """The round loop: whom it waits for and how long, what it writes down, and in what states it can end."""
 
 import gc
+import pkgutil
 import shutil
 import weakref
 from collections.abc import Callable, Iterable
@@ -12,16 +13,16 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
-from coordinator import publish, rounds
+from coordinator import policies, publish, rounds
 from coordinator.gate import Candidate, Gate
 from coordinator.store import Store
 from export import release, settings
-from export.errors import RefusedError, SfumatoError
+from export.errors import IntegrityError, RefusedError, SfumatoError
 from export.files import held
 from export.ledger import Ledger
 from export.signing import VerifiedRelease
 from models import wire
-from models.update import Arrays, Flat
+from models.update import Arrays, Declined, DeclineReason, Flat
 from tests import releases, simulators
 from tests.simulators import Clock, CoordinatorHome, Objects, SimulatedGrid, hold_rounds, honest
 
@@ -30,7 +31,7 @@ from tests.simulators import Clock, CoordinatorHome, Objects, SimulatedGrid, hol
 def hub(tmp_path: Path, world: VerifiedRelease) -> CoordinatorHome:
     """A coordinator with two artists."""
     del world
-    home = simulators.make_coordinator(tmp_path / "hub", minimum_nodes=2, clip=0.05, round_timeout_s=5.0, gather_timeout_s=5.0)
+    home = simulators.make_coordinator(tmp_path / "hub", minimum_nodes=2, clip=0.05, deadline_s=5.0, gather_timeout_s=5.0)
     simulators.enrol(home, 1, 2)
     return home
 
@@ -56,7 +57,7 @@ def test_every_member_is_sent_the_same_assignment(hub: CoordinatorHome, monkeypa
     for message in grid.pushed:
         sent = wire.unpack_assignment(message.content)
         assert (sent.federation, sent.modality, sent.round) == ("guild", "style-studio", 1)
-        assert (sent.steps, sent.clip, sent.layout_digest) == (2, 0.05, simulators.body_layout().digest)
+        assert (sent.policy, sent.layout_digest) == (policies.current(hub).digest, simulators.body_layout().digest)
         np.testing.assert_array_equal(sent.body, body)
 
 
@@ -88,7 +89,8 @@ def test_a_round_begins_without_those_who_stay_away_once_it_waited_long_enough(
     monkeypatch.setattr(rounds, "time", clock)
     began = clock.now
 
-    rounds.run_rounds(SimulatedGrid({1: honest(1), 2: honest(2)}), hub, hub.config(), 1)
+    Store(hub.database).add_job(1)
+    rounds.run_rounds(SimulatedGrid({1: honest(1), 2: honest(2)}), hub, hub.config())
 
     assert clock.now - began == pytest.approx(5.0)
     assert Store(hub.database).rounds()[0].state == "published"
@@ -133,7 +135,8 @@ def test_a_reply_that_came_in_time_counts_however_late_it_is_looked_at(
         clock.sleep(6.0)  # the whole deadline and more
         return honest(1)(message)
 
-    rounds.run_rounds(SimulatedGrid({1: slow_to_fetch, 2: honest(2)}), hub, hub.config(), 1)
+    Store(hub.database).add_job(1)
+    rounds.run_rounds(SimulatedGrid({1: slow_to_fetch, 2: honest(2)}), hub, hub.config())
 
     assert [(a.node_id, a.accepted) for a in Store(hub.database).answers(1)] == [(1, True), (2, True)]
 
@@ -162,7 +165,9 @@ def test_a_refused_round_publishes_nothing_and_says_why(hub: CoordinatorHome, mo
     (round_,) = Store(hub.database).rounds()
     assert (round_.state, round_.detail, round_.version) == ("refused", "not good enough; nor even", None)
     assert publish.versions(hub) == [1]
-    assert [entry["version"] for entry in Ledger(hub.ledger_file).entries()] == [1]
+    entries = Ledger(hub.ledger_file).entries()
+    assert [entry["version"] for entry in entries if entry["what"] == "published"] == [1]
+    assert (entries[-1]["what"], entries[-1]["outcome"]) == ("round", "refused")
 
 
 def bodies_judged(monkeypatch: pytest.MonkeyPatch, refused: Callable[[Flat], bool] = lambda _body: False) -> list[Flat]:
@@ -238,43 +243,216 @@ def test_a_last_movement_that_is_not_known_any_more_is_none(
     np.testing.assert_allclose(judged[-1] - released(hub, 2), simulators.movement(1), atol=1e-6)
 
 
-def test_an_error_of_the_program_ends_the_round_as_failed_without_its_words(
+# --- Killed and begun again ----------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What a process feels of kill -9: nothing it could catch."""
+
+
+def go_on(patch: pytest.MonkeyPatch, hub: CoordinatorHome, grid: SimulatedGrid) -> None:
+    """Another process, which finds the rounds that were asked for and did not end."""
+    patch.setattr(rounds, "time", Clock())
+    rounds.run_rounds(grid, hub, hub.config())
+
+
+def undisturbed(patch: pytest.MonkeyPatch, folder: Path, count: int = 2) -> str:
+    """The body of the same rounds without any harm."""
+    hub = simulators.make_coordinator(folder, minimum_nodes=2, clip=0.05, deadline_s=5.0, gather_timeout_s=5.0)
+    simulators.enrol(hub, 1, 2)
+    hold_rounds(patch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}), count=count)
+    return publish.current_release(hub).manifest.body
+
+
+PLACES = (
+    "coordinator.store.Store.open_round",
+    "coordinator.store.Store.ask",
+    "coordinator.store.Store.add_answer",
+    "coordinator.store.Store.set_round",
+    "coordinator.store.Store.close_job",
+    "coordinator.rounds.write_atomic",
+    "coordinator.rounds.publish",
+    "coordinator.publish.write_atomic",
+    "coordinator.publish._put_out",
+    "export.ledger.Ledger.append",
+    "export.release.write",
+    "coordinator.rounds._moved",
+)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_process_killed_at_any_step_is_followed_by_one_that_makes_the_same_body(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str, when: str
+) -> None:
+    wanted = undisturbed(monkeypatch, tmp_path / "undisturbed")
+    owner_name, _, name = place.rpartition(".")
+    owner = pkgutil.resolve_name(owner_name)
+    step = getattr(owner, name)
+    Store(hub.database).add_job(2)
+    grid = SimulatedGrid({1: honest(1), 2: honest(2)})
+    kills = 0
+
+    for turn in range(1, 400):
+        calls = 0
+
+        def stumble(*arguments: object, turn: int = turn, **named: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == turn and when == "before":
+                raise Killed
+            done = step(*arguments, **named)
+            if calls == turn and when == "after":
+                raise Killed
+            return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, stumble)
+            try:
+                go_on(patch, hub, grid)
+                break
+            except Killed:
+                kills += 1
+
+    store = Store(hub.database)
+    assert kills >= 1
+    assert store.job(1).state == "done"
+    assert [(r.round, r.state) for r in store.rounds()] == [(1, "published"), (2, "published")]
+    assert publish.current_release(hub).manifest.body == wanted
+    assert all([a.accepted for a in store.answers(number)] == [True, True] for number in (1, 2))
+    entries = Ledger(hub.ledger_file).entries()
+    assert [entry["round"] for entry in entries if entry["what"] == "round"] == [1, 2]
+    assert not list(hub.rounds.glob("*/*"))
+
+
+def test_an_update_that_was_accepted_is_not_asked_for_again(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killing(_message: Message) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: killing}))
+    grid = SimulatedGrid({1: honest(1), 2: honest(2)})
+
+    go_on(monkeypatch, hub, grid)
+
+    assert {message.metadata.dst_node_id for message in grid.pushed} == {2}
+    assert [a.accepted for a in Store(hub.database).answers(1)] == [True, True]
+    assert [r.state for r in Store(hub.database).rounds()] == ["published"]
+
+
+def test_a_round_whose_base_was_replaced_meanwhile_is_not_gone_on_with(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killing(_message: Message) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: killing}))
+    simulators.change_policy(hub, noise=0.5)
+
+    go_on(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+
+    (round_,) = Store(hub.database).rounds()
+    assert (round_.state, round_.detail) == ("failed", "another release or policy took the place of the one it began from")
+
+
+def test_an_accepted_update_that_the_disk_lost_is_told(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killing(_message: Message) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: killing}))
+    (hub.rounds / "1" / "1.update").unlink()
+
+    with pytest.raises(IntegrityError, match="cannot be read any more"):
+        go_on(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+
+    assert [r.state for r in Store(hub.database).rounds()] == ["failed"]
+
+
+def test_an_error_of_the_program_leaves_the_round_to_the_next_process(
     hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_arguments: object, **_named: object) -> None:
         raise ZeroDivisionError("/home/coordinator/secret")
 
-    monkeypatch.setattr(Gate, "judge", broken)
-    with pytest.raises(ZeroDivisionError):
-        hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+    with monkeypatch.context() as patch:
+        patch.setattr(Gate, "judge", broken)
+        with pytest.raises(ZeroDivisionError):
+            hold_rounds(patch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+    assert Store(hub.database).rounds()[0].state == "judging"
 
-    (round_,) = Store(hub.database).rounds()
-    assert (round_.state, round_.detail) == ("failed", "an error of the program: ZeroDivisionError")
+    go_on(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
 
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
-def test_a_run_that_is_stopped_leaves_no_round_under_way(
-    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    def stop(_message: Message) -> None:
-        raise error
-
-    with pytest.raises(type(error)):
-        hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: stop}))
-
-    (round_,) = Store(hub.database).rounds()
-    assert (round_.state, round_.detail) == ("failed", "interrupted")
+    assert Store(hub.database).rounds()[0].state == "published"
 
 
-def test_a_round_that_a_killed_process_left_is_closed_before_the_next(
+def test_rounds_that_were_called_off_end_after_the_one_under_way(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(hub.database)
+
+    def calls_off(message: Message) -> Message | Objects | None:
+        store.close_job(1, "stopped", "called off", 1.0)
+        return honest(2)(message)
+
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: calls_off}), count=5)
+
+    assert [(r.round, r.state, r.detail) for r in store.rounds()] == [(1, "failed", "called off")]
+    assert store.job(1).state == "stopped"
+
+
+def test_nothing_is_done_if_no_round_was_asked_for(hub: CoordinatorHome) -> None:
+    rounds.run_rounds(SimulatedGrid({1: honest(1), 2: honest(2)}), hub, hub.config())
+
+    assert Store(hub.database).rounds() == []
+
+
+def test_the_ledger_names_what_counted_and_what_did_not(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulators.enrol(hub, 3)
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2), 3: lambda _message: None}))
+
+    entry = Ledger(hub.ledger_file).entries()[-1]
+    digests = {a.node_id: a.sha256 for a in Store(hub.database).answers(1)}
+    assert (entry["what"], entry["outcome"], entry["version"]) == ("round", "published", 2)
+    assert entry["accepted"] == [f"1 {digests[1]}", f"2 {digests[2]}"]
+    assert entry["rejected"] == ["3 no-answer"]
+
+
+def test_what_a_node_declines_for_is_written_down(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulators.enrol(hub, 3, 4)
+
+    def declining(reason: DeclineReason, number: int) -> Callable[[Message], Message]:
+        return lambda message: Message(wire.pack_answer(Declined(number, reason)), reply_to=message)
+
+    nodes = {1: honest(1), 2: honest(2), 3: declining("no-consent", 1), 4: declining("budget-spent", 9)}
+    hold_rounds(monkeypatch, hub, SimulatedGrid(nodes))
+
+    said = {a.node_id: a.reason for a in Store(hub.database).answers(1)}
+    assert said == {1: "", 2: "", 3: "no-consent", 4: "another-round"}
+
+
+def test_the_answer_of_a_member_whose_membership_ended_meanwhile_does_not_count(
     hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Store(hub.database).set_round(Store(hub.database).open_round(0.0), "training", "", 0.0)
+    simulators.enrol(hub, 3)
 
-    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+    def put_out(message: Message) -> Message | Objects | None:
+        Store(hub.database).revoke(3, 1.0)
+        return honest(3)(message)
 
-    assert [(r.round, r.state) for r in Store(hub.database).rounds()] == [(1, "failed"), (2, "published")]
-    assert Store(hub.database).rounds()[0].detail == "interrupted"
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2), 3: put_out}))
+
+    assert [(a.node_id, a.accepted) for a in Store(hub.database).answers(1)] == [(1, True), (2, True), (3, False)]
+
+
+def test_a_robust_policy_takes_the_geometric_median(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulators.enrol(hub, 3)
+    simulators.change_policy(hub, aggregation="robust")
+    judged = bodies_judged(monkeypatch)
+
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(1), 3: honest(9, length=0.04)}))
+
+    # Two say the same and one says something forty times as long: the median is what the two say.
+    np.testing.assert_allclose(judged[0] - released(hub, 1), simulators.movement(1), atol=2e-6)
 
 
 @pytest.mark.parametrize("error", [httpx.ConnectError("gone"), ConnectionResetError()])
@@ -287,7 +465,7 @@ def test_a_superlink_that_cannot_be_reached_is_no_nodes_fault(
     with pytest.raises(type(error)):
         hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: fail}))
 
-    assert Store(hub.database).rounds()[0].state == "failed"
+    assert Store(hub.database).rounds()[0].state == "training"
     assert 2 not in {a.node_id for a in Store(hub.database).answers(1)}
 
 

@@ -1,18 +1,18 @@
 """Setting a coordinator up, inviting, following rounds, and what is said while nothing runs."""
 
 import subprocess
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import pytest
 
 from coordinator import pki, publish, service
 from coordinator.config import Home
 from coordinator.errors import GateRefusedError, NotRunningError
-from coordinator.flower import FlowerNode, FlowerUnavailable, RunState
-from coordinator.store import Round, Store
+from coordinator.flower import FlowerNode, FlowerUnavailable
+from coordinator.store import RoundState, Store
 from export.errors import RefusedError, SfumatoError, UsageError
 from export.files import held
 from export.invite import Invite
@@ -90,22 +90,6 @@ def test_a_host_that_can_stand_in_an_invite_does(tmp_path: Path, host: str) -> N
 def test_a_coordinator_does_not_run_twice(hub: CoordinatorHome) -> None:
     with held(hub.up_lock, "this coordinator"), pytest.raises(RefusedError, match="this coordinator is running already"):
         service.run(hub, lambda _port: None)
-
-
-def test_a_round_that_was_under_way_when_the_power_failed_is_closed_when_it_runs_again(
-    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = Store(hub.database)
-    store.open_round(0.0)
-
-    def break_off(*_arguments: object) -> None:
-        raise NotRunningError("not here", advice="Nothing.")
-
-    monkeypatch.setattr(service, "_start", break_off)
-    with pytest.raises(NotRunningError):
-        service.run(hub, lambda _port: None)
-
-    assert [(r.state, r.detail) for r in store.rounds()] == [("failed", "interrupted")]
 
 
 def test_the_child_is_our_own_program_whatever_lies_in_the_working_folder(tmp_path: Path) -> None:
@@ -238,146 +222,223 @@ def test_flower_is_told_who_is_a_member_when_it_starts(hub: CoordinatorHome, mon
     assert sorted(node.node_id for node in store.nodes()) == [1, 5, 901]
 
 
-class Control:
-    """Flower's control, in memory: a run that ends after three looks."""
+# --- Rounds -------------------------------------------------------------------------------------------------------------
 
-    def __init__(self, hub: CoordinatorHome, states: list[tuple[Any, str]], *, opens: bool = True) -> None:
-        self._store = Store(hub.database)
-        self._states = states
-        self._opens = opens
-        self.stopped: list[int] = []
+
+def follow(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, on_look: Callable[[int, Store, int], None]) -> list[str]:
+    """Ask for a round and follow it, while the test does what happens elsewhere; gives what was said."""
+    said: list[str] = []
+    store = Store(hub.database)
+
+    def say(text: str) -> None:
+        said.append(text)
+        job = store.open_job()
+        assert job is not None
+        on_look(len(said), store, job.job)
+
+    monkeypatch.setattr(service, "_endpoint", lambda _home: None)
+    monkeypatch.setattr(service, "is_running", lambda _home: len(said) != 1)
+    monkeypatch.setattr(service, "time", Clock())
+    service.hold_rounds(hub, 1, say)
+    return said
+
+
+def finish(store: Store, job: int) -> None:
+    simulators.open_round(store, "published", "release 2")
+    store.close_job(job, "done", "", 1.0)
+
+
+def test_rounds_are_asked_for_and_followed_to_their_end(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    def happens(look: int, store: Store, job: int) -> None:
+        if look == 3:
+            simulators.open_round(store, "training", "1 of 2 updates in", now=1_700_000_000.0)
+        if look == 4:
+            store.set_round(1, "published", "release 2", 0.0)
+            store.close_job(job, "done", "", 1.0)
+
+    said = follow(hub, monkeypatch, happens)
+
+    assert said[0] == "waiting for the process that holds rounds"
+    assert said[1] == "the coordinator is down; the rounds go on when it is up again"
+    assert said[3].startswith("round 1: training, 1 of 2 updates in (")
+
+
+def test_rounds_that_were_given_up_are_told_with_where_the_log_is(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SfumatoError, match="the rounds did not end well: it broke") as caught:
+        follow(hub, monkeypatch, lambda _look, store, job: store.close_job(job, "failed", "it broke", 1.0))
+
+    assert "rounds.log" in caught.value.advice
+
+
+def test_ctrl_c_calls_the_rounds_off(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_look: int, store: Store, _job: int) -> None:
+        simulators.open_round(store, "training")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(hub, monkeypatch, interrupt)
+
+    store = Store(hub.database)
+    assert (store.job(1).state, store.job(1).detail) == ("stopped", "called off")
+    assert [(r.state, r.detail) for r in store.rounds()] == [("failed", "called off")]
+
+
+def test_rounds_are_not_asked_for_twice_at_once(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(hub.database).add_job(1)
+
+    with pytest.raises(RefusedError, match="rounds are being held already"):
+        follow(hub, monkeypatch, lambda _look, store, job: finish(store, job))
+
+
+def test_no_round_is_held_under_a_policy_nobody_has_read(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.policy_file.write_text(hub.policy_file.read_text().replace("noise = 0.0", "noise = 0.5"))
+
+    with pytest.raises(RefusedError, match="was changed and not published") as caught:
+        follow(hub, monkeypatch, lambda _look, store, job: finish(store, job))
+
+    assert "policy publish" in caught.value.advice
+    assert Store(hub.database).open_job() is None
+
+
+@dataclass(slots=True)
+class Runs:
+    """Flower's control over runs, in memory."""
+
+    is_away: bool = False
+    started: list[int] = field(default_factory=list)
+    stopped: list[int] = field(default_factory=list)
 
     def __enter__(self) -> Self:
+        if self.is_away:
+            raise FlowerUnavailable("no answer", advice="Wait.")
         return self
 
     def __exit__(self, *_error: object) -> None:
         """Nothing to close."""
 
     def start_run(self, _fab: bytes, _config: object) -> int:
-        if self._opens:
-            number = self._store.open_round(0.0)
-            self._store.set_round(number, "published", "release 2", 9.0, 2)
-        return 5
-
-    def run_status(self, _run: int) -> RunState:
-        phase, details = self._states.pop(0) if len(self._states) > 1 else self._states[0]
-        if phase == "away":
-            raise FlowerUnavailable("no answer", advice="Wait.")
-        return RunState(phase, details)
+        self.started.append(len(self.started) + 1)
+        return self.started[-1]
 
     def stop_run(self, run: int) -> None:
         self.stopped.append(run)
-        if self._states[0][0] == "away":
-            raise FlowerUnavailable("no answer", advice="Wait.")
 
 
-def install(patch: pytest.MonkeyPatch, control: Control) -> None:
-    patch.setattr(service, "_control", lambda _home: control)
-    patch.setattr(service, "time", Clock())
+@dataclass(slots=True)
+class Holding:
+    """What tends to rounds, with its clock, Flower, and whether a process is at work, in the test's hands."""
+
+    store: Store
+    runs: Runs
+    clock: Clock
+    holder: service._Holder
+    at_work: list[bool] = field(default_factory=list)
+
+    def passes(self, seconds: float, *, at_work: bool) -> None:
+        """Time in which it looks twice a second."""
+        self.at_work[:] = [at_work]
+        for _ in range(int(2 * seconds)):
+            self.clock.sleep(0.5)
+            self.holder.tend()
 
 
-def test_rounds_are_followed_to_their_end(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    install(monkeypatch, Control(hub, [("running", ""), ("running", ""), ("finished", "")]))
-
-    assert service.hold_rounds(hub, 1, said.append) == [1]
-    assert len(said) == 2
-    assert said[0].startswith("round 1: published, release 2 (")
-
-
-@pytest.mark.parametrize("opens", [True, False])
-def test_a_run_that_breaks_off_is_told_with_where_the_log_is(
-    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, *, opens: bool
-) -> None:
-    install(monkeypatch, Control(hub, [("failed", "it broke")], opens=opens))
-
-    with pytest.raises(SfumatoError, match="release 2" if opens else "it broke") as caught:
-        service.hold_rounds(hub, 1, lambda _text: None)
-
-    assert "rounds.log" in caught.value.advice
+@pytest.fixture
+def holding(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> Holding:
+    found = Holding(Store(hub.database), Runs(), Clock(), service._Holder(hub))
+    monkeypatch.setattr(service, "_control", lambda _home: found.runs)
+    monkeypatch.setattr(service, "_is_held", lambda _lock: found.at_work == [True])
+    monkeypatch.setattr(service, "time", found.clock)
+    return found
 
 
-def test_a_superlink_that_comes_back_is_waited_for(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    away = [("away", "")] * 100  # 50 seconds of looking twice a second
-    install(monkeypatch, Control(hub, [*away, ("running", ""), *away, ("finished", "")]))
+def test_nothing_is_started_while_no_round_was_asked_for(holding: Holding) -> None:
+    holding.passes(100, at_work=False)
 
-    assert service.hold_rounds(hub, 1, lambda _text: None) == [1]
-
-
-def test_a_superlink_that_stays_away_is_given_up(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    control = Control(hub, [("away", "")])
-    install(monkeypatch, control)
-
-    with pytest.raises(FlowerUnavailable):
-        service.hold_rounds(hub, 1, lambda _text: None)
-
-    assert control.stopped == [5]
+    assert (holding.runs.started, holding.runs.stopped) == ([], [])
 
 
-def test_a_run_that_does_not_begin_is_given_up_and_stopped(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    control = Control(hub, [("pending", "")], opens=False)
-    install(monkeypatch, control)
+def test_a_run_is_started_once_and_left_alone_while_it_is_at_work(holding: Holding) -> None:
+    holding.store.add_job(1)
+    holding.passes(30, at_work=False)  # it is importing torch
+    holding.passes(3600, at_work=True)
 
-    with pytest.raises(SfumatoError, match="the run did not begin within 60 s") as caught:
-        service.hold_rounds(hub, 1, lambda _text: None)
-
-    assert "rounds.log" in caught.value.advice
-    assert control.stopped == [5]
+    assert (holding.runs.started, holding.runs.stopped) == ([1], [])
+    assert holding.store.job(1).run == 1
 
 
-def test_a_round_whose_process_was_killed_is_closed_once_its_run_is_over(
-    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(monkeypatch, Control(hub, [("running", ""), ("failed", "killed")]))
-    store = Store(hub.database)
+def test_a_run_whose_process_was_killed_is_followed_by_another_within_seconds(holding: Holding) -> None:
+    holding.store.add_job(1)
+    holding.passes(1, at_work=False)
+    holding.passes(30, at_work=True)
+    holding.passes(2, at_work=False)
+    assert holding.runs.started == [1]
 
-    with pytest.raises(SfumatoError, match="interrupted"):
-        service.hold_rounds(hub, 1, lambda _text: store.set_round(1, "training", "", 0.0))
+    holding.passes(2, at_work=False)
 
-    assert [(r.state, r.detail) for r in store.rounds()] == [("failed", "interrupted")]
-
-
-def test_rounds_are_not_held_twice_at_once(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, Control(hub, [("running", "")]))
-
-    with held(hub.rounds_lock, "a run of rounds"), pytest.raises(RefusedError, match="a run of rounds is running already"):
-        service.hold_rounds(hub, 1, lambda _text: None)
-
-    assert Store(hub.database).rounds() == []
+    assert (holding.runs.started, holding.runs.stopped) == ([1, 2], [1])
 
 
-@pytest.mark.parametrize("state", ["running", "away"])
-def test_ctrl_c_stops_the_run(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
-    control = Control(hub, [(state, "")])
-    install(monkeypatch, control)
+def test_a_run_that_never_gets_to_work_is_tried_again_and_given_up(holding: Holding) -> None:
+    holding.store.add_job(1)
+    holding.passes(91, at_work=False)
+    assert (holding.runs.started, holding.runs.stopped) == ([1, 2], [1])
+    holding.passes(91 * 6, at_work=False)
 
-    def interrupt(_text: str) -> None:
-        raise KeyboardInterrupt
+    assert len(holding.runs.started) == 5
+    assert (holding.store.job(1).state, holding.store.job(1).detail) == ("failed", "given up after 5 starts without a round")
 
-    with pytest.raises(KeyboardInterrupt):
-        service.hold_rounds(hub, 1, interrupt)
 
-    assert control.stopped == [5]
+def test_a_coordinator_that_was_restarted_goes_on_with_what_was_asked_for(hub: CoordinatorHome, holding: Holding) -> None:
+    holding.store.add_job(1)
+    holding.passes(1, at_work=False)
+    holding.passes(30, at_work=True)
+    holding.holder = service._Holder(hub)  # the process was killed, and its run with it
+    holding.passes(1, at_work=False)
+
+    assert holding.runs.started == [1, 2]
+    assert holding.runs.stopped == [1]
+
+
+def test_rounds_that_were_called_off_are_stopped(holding: Holding) -> None:
+    holding.store.add_job(1)
+    holding.passes(1, at_work=False)
+    holding.passes(10, at_work=True)
+    holding.store.close_job(1, "stopped", "called off", 1.0)
+    holding.passes(10, at_work=True)
+
+    assert (holding.runs.started, holding.runs.stopped) == ([1], [1])
+
+
+def test_a_superlink_that_is_away_is_asked_again(holding: Holding) -> None:
+    holding.store.add_job(1)
+    holding.runs.is_away = True
+    holding.passes(10, at_work=False)
+    holding.runs.is_away = False
+    holding.passes(1, at_work=False)
+
+    assert holding.runs.started == [1]
+
+
+def test_whether_a_process_holds_rounds_is_told_by_its_lock(hub: CoordinatorHome) -> None:
+    assert not service._is_held(hub.rounds_lock)
+    with held(hub.rounds_lock, "a run of rounds"):
+        assert service._is_held(hub.rounds_lock)
+    assert not service._is_held(hub.rounds_lock)
 
 
 def test_one_release_among_the_rounds_is_success(hub: CoordinatorHome) -> None:
     store = Store(hub.database)
-    for state in ("refused", "published"):
-        store.set_round(store.open_round(0.0), state, "so it went", 1.0)
+    states: tuple[RoundState, ...] = ("refused", "published")
+    for state in states:
+        simulators.open_round(store, state, "so it went")
 
     service.require_success(hub, [1, 2])
     with pytest.raises(GateRefusedError, match="the last one ended as refused: so it went") as caught:
         service.require_success(hub, [1])
     assert "stays in use" in caught.value.advice
-    store.set_round(store.open_round(0.0), "failed", "too few", 1.0)
+    simulators.open_round(store, "failed", "too few")
     with pytest.raises(SfumatoError, match="the last one ended as failed: too few") as failed:
         service.require_success(hub, [1, 3])
     assert failed.value.exit_code == 1
-
-
-def test_progress_says_what_is_being_waited_for(hub: CoordinatorHome) -> None:
-    store = Store(hub.database)
-    assert service._progress(store, 0) == "waiting for the round to start"
-    number = store.open_round(time.time())
-    assert service._progress(store, 0).startswith("round 1: gathering, beginning (")
-    assert isinstance(store.rounds()[number - 1], Round)

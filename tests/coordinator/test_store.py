@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from coordinator.errors import JoinRefusedError
-from coordinator.store import Answer, Node, OpenInvite, Round, Store
-from export.errors import NotConfiguredError
+from coordinator.store import Answer, Job, Node, OpenInvite, Round, RoundState, Store
+from export.errors import NotConfiguredError, RefusedError
+from tests import simulators
 from tests.simulators import add_member, credentials
 
 SECRET = b"ten bytes!"
@@ -25,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def answer(node_id: int = 1, *, accepted: bool = True, reason: str = "") -> Answer:
-    return Answer(node_id, accepted, reason, 4096, 0.5, 2.0, 1.0, 20, 3.5)
+    return Answer(node_id, accepted, reason, 4096, 0.5, 2.0, 1.0, 20, 3.5, "d" * 64 if accepted else None)
 
 
 def test_an_invite_gives_the_name_and_role_it_was_made_for_and_stays_good_until_it_is_used(store: Store) -> None:
@@ -230,33 +231,97 @@ def test_members_are_kept_with_the_largest_of_node_ids(store: Store, tmp_path: P
     ]
 
 
-def test_rounds_are_numbered_from_1_and_remember_how_they_ended(store: Store) -> None:
-    assert [store.open_round(10.0), store.open_round(20.0)] == [1, 2]
+def test_a_round_goes_on_until_it_is_over_and_the_next_has_the_next_number(store: Store) -> None:
+    job = store.add_job(2).job
+    first = store.open_round(job, "base", "policy", 10.0)
+    assert store.open_round(job, "another base", "another policy", 11.0) == first
     store.set_round(1, "published", "release 2", 15.0, version=2)
 
-    assert store.rounds() == [
-        Round(1, "published", "release 2", 10.0, 15.0, 2),
-        Round(2, "gathering", "", 20.0, 20.0, None),
+    assert store.open_round(job, "base 2", "policy", 20.0).round == 2
+    assert (
+        store.rounds()
+        == store.rounds_of(job)
+        == [
+            Round(1, "published", "release 2", 10.0, 15.0, 2, "base", "policy", None),
+            Round(2, "gathering", "", 20.0, 20.0, None, "base 2", "policy", None),
+        ]
+    )
+    assert [r.is_over for r in store.rounds()] == [True, False]
+
+
+@pytest.mark.parametrize("state", ["published", "refused", "failed"])
+def test_a_round_that_is_over_stays_as_it_ended(store: Store, state: RoundState) -> None:
+    number = simulators.open_round(store, state, "so it went")
+
+    store.set_round(number, "training", "again", 9.0)
+
+    assert (store.rounds()[0].state, store.rounds()[0].detail, store.rounds()[0].changed) == (state, "so it went", 0.0)
+
+
+def test_whom_a_round_asks_and_until_when_is_settled_once(store: Store) -> None:
+    number = simulators.open_round(store)
+
+    store.ask(number, [3, BIG], deadline=100.0, now=1.0)
+    store.ask(number, [3, BIG], deadline=900.0, now=2.0)
+
+    assert store.asked(number) == [3, BIG]
+    assert (store.rounds()[0].state, store.rounds()[0].deadline, store.rounds()[0].changed) == ("training", 100.0, 1.0)
+
+
+def test_rounds_are_asked_for_one_lot_at_a_time(store: Store) -> None:
+    job = store.add_job(3)
+
+    assert store.open_job() == job == Job(1, 3, "open", "", None, 0)
+    with pytest.raises(RefusedError, match="being held already"):
+        store.add_job(1)
+    store.close_job(job.job, "done", "", 1.0)
+    assert store.open_job() is None
+    assert store.add_job(1).job == 2
+
+
+def test_the_end_of_what_was_asked_for_ends_the_round_under_way_and_no_other(store: Store) -> None:
+    published = simulators.open_round(store, "published", "release 2")
+    under_way = simulators.open_round(store, "training")
+
+    store.close_job(1, "stopped", "called off", 9.0)
+    store.close_job(1, "done", "", 10.0)
+
+    assert (store.job(1).state, store.job(1).detail) == ("stopped", "called off")
+    assert [(r.round, r.state, r.detail) for r in store.rounds()] == [
+        (published, "published", "release 2"),
+        (under_way, "failed", "called off"),
     ]
 
 
-def test_rounds_that_nobody_is_at_any_more_are_closed_and_the_others_stay(store: Store) -> None:
-    for state in ("gathering", "training", "judging", "published", "refused", "failed"):
-        store.set_round(store.open_round(0.0), state, "so it went", 1.0)
+def test_starts_are_counted_until_a_round_comes_to_an_end(store: Store) -> None:
+    number = simulators.open_round(store)
+    for run in (7, BIG):
+        store.note_run(1, run)
+    assert (store.job(1).run, store.job(1).starts) == (BIG, 2)
 
-    store.close_open_rounds("interrupted", 9.0)
+    store.set_round(number, "judging", "", 1.0)
+    assert store.job(1).starts == 2
+    store.set_round(number, "failed", "too few", 1.0)
+    assert store.job(1).starts == 0
 
-    assert [(r.state, r.detail, r.changed) for r in store.rounds()] == [
-        *[("failed", "interrupted", 9.0)] * 3,
-        ("published", "so it went", 1.0),
-        ("refused", "so it went", 1.0),
-        ("failed", "so it went", 1.0),
+
+def test_what_became_of_a_nodes_last_updates_is_told_newest_first(store: Store) -> None:
+    for _ in range(3):
+        number = simulators.open_round(store)
+        store.add_answer(number, answer(1, accepted=number != 2, reason="" if number != 2 else "not-finite"))
+        store.add_answer(number, answer(9))
+        store.set_round(number, "failed", "", 0.0)
+
+    assert [(number, a.accepted, a.reason) for number, a in store.answers_of(1, last=2)] == [
+        (3, True, ""),
+        (2, False, "not-finite"),
     ]
+    assert store.answers_of(5, last=2) == []
 
 
 def test_answers_come_back_as_they_were(store: Store) -> None:
-    number = store.open_round(0.0)
-    first, second = answer(BIG), Answer(1, False, "not-finite", 10, None, None, None, None, 1.0)  # noqa: FBT003
+    number = simulators.open_round(store)
+    first, second = answer(BIG), Answer(1, False, "not-finite", 10, None, None, None, None, 1.0, None)  # noqa: FBT003
     store.add_answer(number, first)
     store.add_answer(number, second)
 
@@ -265,7 +330,7 @@ def test_answers_come_back_as_they_were(store: Store) -> None:
 
 
 def test_the_first_record_of_a_node_in_a_round_stands(store: Store) -> None:
-    number = store.open_round(0.0)
+    number = simulators.open_round(store)
     store.add_answer(number, answer(1))
     store.add_answer(number, answer(1, accepted=False, reason="answered-twice"))
 
@@ -286,10 +351,11 @@ def test_what_is_half_done_is_not_done(store: Store) -> None:
 
 def test_a_database_that_lies_about_a_role_or_state_is_not_believed(store: Store, tmp_path: Path) -> None:
     add_member(store, 1, "Ada")
-    store.open_round(0.0)
+    simulators.open_round(store)
     database = sqlite3.connect(tmp_path / "deep" / "coordinator.sqlite")
     database.execute("UPDATE nodes SET role = 'king'")
     database.execute("UPDATE rounds SET state = 'sleeping'")
+    database.execute("UPDATE jobs SET state = 'napping'")
     database.commit()
     database.close()
 
@@ -297,3 +363,5 @@ def test_a_database_that_lies_about_a_role_or_state_is_not_believed(store: Store
         store.nodes()
     with pytest.raises(ValueError, match="not a round's state: 'sleeping'"):
         store.rounds()
+    with pytest.raises(ValueError, match="not a job's state: 'napping'"):
+        store.job(1)

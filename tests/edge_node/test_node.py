@@ -14,7 +14,7 @@ import pytest
 from coordinator.endpoint import create_endpoint
 from edge_node import library, node, releases, styles, updater
 from edge_node.config import Home
-from edge_node.errors import NotJoinedError, NoWorksError
+from edge_node.errors import NoConsentError, NotJoinedError, NoWorksError
 from export import release
 from export.errors import NotConfiguredError, RefusedError
 from export.files import held, write_json
@@ -224,7 +224,19 @@ def test_what_a_killed_process_left_is_swept_away_at_the_start(home: Home) -> No
     assert list(home.releases.iterdir()) == []
 
 
+def test_an_artist_who_has_not_agreed_to_the_policy_takes_no_part(home: Home, tmp_path: Path) -> None:
+    make_member(home, role="artist")
+    simulators.write_works(tmp_path / "works")
+    library.add(home, tmp_path / "works")
+
+    with pytest.raises(NoConsentError, match="have not agreed") as caught:
+        node.run(home)
+
+    assert "sfumato policy show" in caught.value.advice
+
+
 def test_an_artist_without_flower_is_told_what_to_install(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulators.agreeing(home)
     make_member(home, role="artist")
     simulators.write_works(tmp_path / "works")
     library.add(home, tmp_path / "works")

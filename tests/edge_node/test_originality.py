@@ -32,7 +32,7 @@ COPY = Originality(Likeness("harbour.jpg", 41), Likeness("dunes.jpg", 0.93), Lik
 @pytest.fixture
 def home(tmp_path: Path, world: VerifiedRelease) -> Home:
     del world
-    return simulators.trusting(simulators.make_node(tmp_path / "home"))
+    return simulators.agreeing(simulators.trusting(simulators.make_node(tmp_path / "home")))
 
 
 @pytest.fixture
@@ -114,10 +114,9 @@ def assignment(world: VerifiedRelease) -> Assignment:
         federation="guild",
         modality="style-studio",
         round=1,
+        policy=simulators.POLICY.digest,
         body=layout.flatten(release.body_of(world)),
         layout_digest=layout.digest,
-        steps=1,
-        clip=0.05,
     )
 
 

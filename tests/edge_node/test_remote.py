@@ -22,7 +22,7 @@ from edge_node.errors import (
     NotAMemberError,
     WrongCoordinatorError,
 )
-from edge_node.remote import Offer, Remote
+from edge_node.remote import Offer, Remote, Verdict
 from export import requests
 from export.errors import IntegrityError, RefusedError
 from export.invite import Invite
@@ -223,9 +223,17 @@ def _answer_once(listener: socket.socket, data: bytes) -> None:
 
 def test_the_newest_release_is_read(known: Remote, fake: FakeCoordinator) -> None:
     plain = {"version": 3, "files": ["body.safetensors", "works/a.jpg"], "round_running": True, "time": 1e9}
+    plain |= {"policy": "ab" * 32, "answers": [{"round": 2, "accepted": False, "reason": "payload", "advice": "Update."}]}
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
 
-    assert known.newest() == Offer(3, ("body.safetensors", "works/a.jpg"), is_round_running=True, time_s=1e9)
+    assert known.newest() == Offer(
+        version=3,
+        files=("body.safetensors", "works/a.jpg"),
+        is_round_running=True,
+        time_s=1e9,
+        policy="ab" * 32,
+        verdicts=(Verdict(2, accepted=False, reason="payload", advice="Update."),),
+    )
 
 
 NONSENSE = [
@@ -235,14 +243,18 @@ NONSENSE = [
     b"3",
     b"null",
     b"{}",
-    b'{"version": "x", "files": [], "round_running": false, "time": 1e9}',
-    b'{"version": 3, "files": "body", "round_running": false, "time": 1e9}',
+    b'{"version": "x", "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": []}',
+    b'{"version": 3, "files": "body", "round_running": false, "time": 1e9, "policy": "", "answers": []}',
     b'{"version": 3, "files": []}',
     b'{"version": 3, "files": [], "round_running": false}',
     b'{"version": 3, "files": [], "round_running": false, "time": "noon"}',
-    b'{"version": null, "files": [], "round_running": false, "time": 1e9}',
+    b'{"version": 3, "files": [], "round_running": false, "time": 1e9, "answers": []}',
+    b'{"version": 3, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": {}}',
+    b'{"version": 3, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": [3]}',
+    b'{"version": 3, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": [{"round": 1}]}',
+    b'{"version": null, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": []}',
     b"[" * 5000,
-    b'{"version": 1e999, "files": [], "round_running": false, "time": 1e9}',
+    b'{"version": 1e999, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": []}',
 ]
 
 

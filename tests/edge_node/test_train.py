@@ -1,6 +1,8 @@
 """Learning, renewing and rounds on one machine, with a small network and a cheap glass."""
 
 import json
+import pkgutil
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,27 +11,27 @@ import numpy as np
 import pytest
 import torch
 
-from edge_node import library, releases, styles, train
+from edge_node import guard, keys, library, releases, round_state, styles, train
 from edge_node.config import Home
 from edge_node.errors import NoWorksError
 from edge_node.train import RoundTraining
 from export import release, settings, weights
 from export.errors import RefusedError, SfumatoError
 from export.files import digest_of
-from export.ledger import Ledger
+from export.ledger import Ledger, Value
 from export.signing import VerifiedRelease
 from export.to_onnx import with_body
 from models import privacy
 from models.contract import Score
-from models.update import Assignment
+from models.update import Assignment, Declined, Update
 from tests import simulators
 
 
 @pytest.fixture
 def home(tmp_path: Path, world: VerifiedRelease) -> Home:
-    """A member with two works in its library."""
+    """A member with two works in its library, whose artist has agreed to the policy."""
     del world
-    made = simulators.trusting(simulators.make_node(tmp_path / "home"))
+    made = simulators.agreeing(simulators.trusting(simulators.make_node(tmp_path / "home")))
     simulators.write_works(tmp_path / "works")
     library.add(made, tmp_path / "works")
     return made
@@ -39,6 +41,16 @@ def home(tmp_path: Path, world: VerifiedRelease) -> Home:
 def works(home: Home, tmp_path: Path) -> Path:
     del home
     return tmp_path / "works"
+
+
+def begun(home: Home) -> train._Pupil:
+    """What a process that has just started makes of what lies there."""
+    return RoundTraining(home)._prepared(round_state.load(home.round_file))[0]
+
+
+def updates_in(home: Home) -> list[dict[str, Value]]:
+    """The updates in a node's account."""
+    return [entry for entry in Ledger(home.ledger_file).entries() if entry["what"] == "update"]
 
 
 def nothing(_done: int, _total: int) -> None:
@@ -51,10 +63,9 @@ def assigned(packaged: VerifiedRelease, number: int = 1, **changes: object) -> A
         "federation": "guild",
         "modality": "style-studio",
         "round": number,
+        "policy": simulators.POLICY.digest,
         "body": layout.flatten(release.body_of(packaged)),
         "layout_digest": layout.digest,
-        "steps": 2,
-        "clip": 0.05,
     }
     return Assignment(**{**parts, **changes})  # type: ignore[arg-type]
 
@@ -93,7 +104,7 @@ def test_learning_tells_its_progress(home: Home, works: Path) -> None:
 def test_learning_sends_nothing(home: Home, works: Path) -> None:
     train.learn(home, "sea", works, nothing)
 
-    assert not home.ledger_file.exists()
+    assert updates_in(home) == []
 
 
 def test_learning_needs_works(home: Home, tmp_path: Path) -> None:
@@ -202,28 +213,30 @@ def test_renewing_does_not_bring_back_what_rounds_made_before_the_style_was_lear
 def test_a_round_answers_with_the_bodys_movement_no_longer_than_the_clip(home: Home, world: VerifiedRelease) -> None:
     update = RoundTraining(home).run(assigned(world, number=7))
 
-    assert (update.round, update.steps) == (7, 2)
+    assert isinstance(update, Update)
+    assert (update.federation, update.round, update.policy, update.steps) == ("guild", 7, simulators.POLICY.digest, 2)
     assert update.tensors == simulators.body_layout().names
-    assert 0 < privacy.norm(update.delta) <= 0.05
+    assert 0 < privacy.norm(simulators.delta_of(update)) <= 0.05
     assert np.isfinite([update.loss_before, update.loss_after]).all()
 
 
 def test_a_round_leaves_a_line_in_the_ledger_and_the_code_on_this_machine_only(home: Home, world: VerifiedRelease) -> None:
     update = RoundTraining(home).run(assigned(world))
 
-    (entry,) = Ledger(home.ledger_file).entries()
+    assert isinstance(update, Update)
+    (entry,) = updates_in(home)
     code_file = train._code_file(home)
     code = weights.unpack(code_file.read_bytes())["code"]
-    assert entry["sha256"] == digest_of(update.delta.tobytes())
+    assert entry["sha256"] == digest_of(update.payload)
     assert code_file.stat().st_mode & 0o077 == 0
-    assert not simulators.shares_a_window(update.delta.tobytes(), code.tobytes())
+    assert not simulators.shares_a_window(update.payload, code.tobytes())
 
 
 def test_the_next_round_goes_on_from_the_code_of_the_last(home: Home, world: VerifiedRelease) -> None:
     RoundTraining(home).run(assigned(world))
     left = train._saved_code(home, releases.current(home))
 
-    again = RoundTraining(home)._prepared()  # a new process, as after a restart
+    again = begun(home)  # a new process, as after a restart
 
     assert left is not None
     np.testing.assert_array_equal(again.code(), left)
@@ -250,52 +263,52 @@ def test_the_first_round_goes_on_from_the_main_style_if_it_is_of_this_body(
 ) -> None:
     learned = train.learn(home, "ada", works, nothing)
 
-    np.testing.assert_array_equal(RoundTraining(home)._prepared().code(), learned.code())
+    np.testing.assert_array_equal(begun(home).code(), learned.code())
     install_moved_body(home, world, tmp_path / "two")
-    assert not np.array_equal(RoundTraining(home)._prepared().code(), learned.code())
+    assert not np.array_equal(begun(home).code(), learned.code())
 
 
 def test_a_style_learned_anew_is_what_the_next_round_goes_on_from(home: Home, works: Path, world: VerifiedRelease) -> None:
     training = RoundTraining(home)
     training.run(assigned(world))
     kept = training._pupil
+    state = round_state.load(home.round_file)
 
-    assert training._prepared() is kept
+    assert training._prepared(state)[0] is kept
     learned = train.learn(home, "ada", works, nothing)
-    np.testing.assert_array_equal(training._prepared().code(), learned.code())
+    pupil, _, residual = training._prepared(state)
+    np.testing.assert_array_equal(pupil.code(), learned.code())
+    assert residual is None
 
 
-def test_a_style_learned_anew_during_a_round_is_not_overwritten_by_it(home: Home, works: Path, world: VerifiedRelease) -> None:
-    RoundTraining(home).run(assigned(world))
-    training = RoundTraining(home)
-    pupil = training._prepared()
-
-    learned = train.learn(home, "ada", works, nothing)
-    training._save_code(pupil)
-
-    np.testing.assert_array_equal(training._prepared().code(), learned.code())
-
-
-def test_a_style_learned_during_the_very_first_round_is_not_overwritten_by_it(
-    home: Home, works: Path, world: VerifiedRelease
+@pytest.mark.parametrize("rounds_before", [0, 1])
+def test_a_style_learned_anew_during_a_round_is_not_overwritten_by_it(
+    home: Home, works: Path, world: VerifiedRelease, monkeypatch: pytest.MonkeyPatch, rounds_before: int
 ) -> None:
-    del world
     training = RoundTraining(home)
-    pupil = training._prepared()
+    for number in range(rounds_before):
+        training.run(assigned(world, number=number + 1))
+    seal, learned = guard.seal, []
 
-    learned = train.learn(home, "ada", works, nothing)
-    training._save_code(pupil)
+    def slow_seal(*arguments: Any) -> guard.Sealed:
+        learned.append(train.learn(home, "ada", works, nothing))
+        return seal(*arguments)
 
-    assert train._saved_code(home, releases.current(home)) is None
-    np.testing.assert_array_equal(training._prepared().code(), learned.code())
+    with monkeypatch.context() as patch:
+        patch.setattr(guard, "seal", slow_seal)
+        with pytest.raises(RefusedError, match="works were changed during the round"):
+            training.run(assigned(world, number=9))
+
+    assert len(updates_in(home)) == rounds_before
+    np.testing.assert_array_equal(begun(home).code(), learned[0].code())
 
 
 def test_two_artists_draw_different_lessons_and_one_artist_the_same(home: Home, world: VerifiedRelease, tmp_path: Path) -> None:
     """What all nodes of a round have in common in their draws does not average out."""
     del world
-    other = simulators.trusting(simulators.make_node(tmp_path / "other", artist="Grace"))
+    other = simulators.agreeing(simulators.trusting(simulators.make_node(tmp_path / "other", artist="Grace")))
     library.add(other, tmp_path / "works")
-    photos = [RoundTraining(place)._prepared().lessons.batch(0).photo for place in (home, home, other)]
+    photos = [begun(place).lessons.batch(0).photo for place in (home, home, other)]
 
     assert torch.equal(photos[0], photos[1])
     assert not torch.equal(photos[0], photos[2])
@@ -357,7 +370,7 @@ def test_a_body_that_is_not_finite_is_refused_and_the_next_round_is_as_if_it_had
     with pytest.raises(RefusedError, match="not finite"):
         training.run(assigned(world, number=2, body=spoilt))
 
-    assert np.isfinite(training.run(assigned(world, number=3)).delta).all()
+    assert np.isfinite(simulators.delta_of(training.run(assigned(world, number=3)))).all()
 
 
 def test_a_body_that_spoils_the_training_spoils_no_more_than_its_round(home: Home, world: VerifiedRelease) -> None:
@@ -371,8 +384,8 @@ def test_a_body_that_spoils_the_training_spoils_no_more_than_its_round(home: Hom
 
     assert training._pupil is None
     np.testing.assert_array_equal(train._saved_code(home, releases.current(home)), code)
-    assert np.isfinite(training.run(assigned(world, number=3)).delta).all()
-    assert [entry["round"] for entry in Ledger(home.ledger_file).entries()] == [1, 3]
+    assert np.isfinite(simulators.delta_of(training.run(assigned(world, number=3)))).all()
+    assert [entry["round"] for entry in updates_in(home)] == [1, 3]
 
 
 def test_a_code_that_was_spoilt_unnoticed_is_not_kept(
@@ -389,44 +402,181 @@ def test_a_code_that_was_spoilt_unnoticed_is_not_kept(
 
     assert training._pupil is None
     assert not train._code_file(home).exists()
-    assert Ledger(home.ledger_file).entries() == []
+    assert updates_in(home) == []
 
 
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"clip": 0.0}, "clip_max"),
-        ({"clip": -1.0}, "clip_max"),
-        ({"clip": 10.1}, "clip_max"),
-        ({"clip": float("inf")}, "clip_max"),
-        ({"clip": float("nan")}, "clip_max"),
-        ({"steps": 0}, "steps_max"),
-        ({"steps": 5001}, "steps_max"),
-    ],
-)
-def test_more_than_this_machine_allows_is_refused_and_nothing_leaves(
-    home: Home, world: VerifiedRelease, changes: dict[str, object], key: str
+# --- Agreement ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_the_artists_agreement_no_part_is_taken(home: Home, world: VerifiedRelease) -> None:
+    home.consent_file.unlink()
+
+    assert RoundTraining(home).run(assigned(world)) == Declined(1, "no-consent")
+    assert updates_in(home) == []
+    assert not home.round_file.exists()
+
+
+def test_under_another_policy_than_was_agreed_to_no_part_is_taken(home: Home, world: VerifiedRelease) -> None:
+    other = simulators.policy_with(version=2, noise=0.1)
+
+    assert RoundTraining(home).run(assigned(world, policy=other.digest)) == Declined(1, "no-consent")
+    simulators.agreeing(home, other)
+    assert isinstance(RoundTraining(home).run(assigned(world, policy=other.digest)), Update)
+    assert RoundTraining(home).run(assigned(world, number=2)) == Declined(2, "no-consent")
+
+
+def test_an_agreement_is_good_for_the_rounds_it_says_and_can_be_given_again(
+    home: Home, world: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RefusedError, match="this machine allows") as caught:
-        RoundTraining(home).run(assigned(world, **changes))  # type: ignore[arg-type]
+    two = simulators.policy_with(version=2, rounds=2)
+    simulators.agreeing(home, two)
+    training = RoundTraining(home)
 
-    assert key in caught.value.advice
-    assert Ledger(home.ledger_file).entries() == []
+    answers = [training.run(assigned(world, number=number, policy=two.digest)) for number in (1, 2, 3)]
 
-
-def test_what_this_machine_allows_is_a_setting(home: Home, world: VerifiedRelease) -> None:
-    settings.save(home.config_file, replace(home.config(), clip_max=0.05, steps_max=2))
-
-    assert RoundTraining(home).run(assigned(world, clip=0.05, steps=2)).steps == 2
-    with pytest.raises(RefusedError):
-        RoundTraining(home).run(assigned(world, steps=3))
+    assert [type(answer) for answer in answers] == [Update, Update, Declined]
+    assert answers[2] == Declined(3, "rounds-spent")
+    monkeypatch.setattr("edge_node.clock.now_s", lambda _home: 1.9e9)  # another moment, so another agreement
+    simulators.agreeing(home, two)
+    assert isinstance(training.run(assigned(world, number=4, policy=two.digest)), Update)
 
 
-def test_the_same_assignment_moves_the_body_the_same_way(home: Home, world: VerifiedRelease, tmp_path: Path) -> None:
-    twin = simulators.trusting(simulators.make_node(tmp_path / "twin"))
+@pytest.mark.parametrize(("bound", "value"), [("clip_max", 0.049), ("steps_max", 1)])
+def test_more_than_this_machine_allows_is_declined_though_it_was_agreed_to(
+    home: Home, world: VerifiedRelease, bound: str, value: float
+) -> None:
+    settings.save(home.config_file, replace(home.config(), **{bound: value}))  # type: ignore[arg-type]
+
+    assert RoundTraining(home).run(assigned(world)) == Declined(1, "too-much-asked")
+    assert updates_in(home) == []
+
+
+def test_what_binds_a_node_is_the_policy_it_agreed_to(home: Home, world: VerifiedRelease) -> None:
+    tight = simulators.policy_with(version=2, clip=0.001, steps=1, keep=0.05)
+    simulators.agreeing(home, tight)
+
+    update = RoundTraining(home).run(assigned(world, policy=tight.digest))
+
+    assert isinstance(update, Update)
+    assert update.steps == 1
+    delta = simulators.delta_of(update)
+    assert 0 < privacy.norm(delta) <= 0.001
+    assert 0 < np.count_nonzero(delta) <= round(0.05 * delta.size)
+
+
+# --- Killed and begun again ----------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_was_started_anew_goes_on_bit_for_bit(home: Home, world: VerifiedRelease, tmp_path: Path) -> None:
+    twin = simulators.agreeing(simulators.trusting(simulators.make_node(tmp_path / "twin")))
     library.add(twin, tmp_path / "works")
+    keys.public_keys(home)
+    shutil.copytree(home.root / "keys", twin.root / "keys", dirs_exist_ok=True)
+    lasting = RoundTraining(home)
 
-    first, second = (RoundTraining(place).run(assigned(world)).delta for place in (home, twin))
+    for number in (1, 2, 3):
+        one = lasting.run(assigned(world, number=number))
+        other = RoundTraining(twin).run(assigned(world, number=number))  # a new process each time
+        assert one == other
+    assert weights.unpack(train._code_file(home).read_bytes())["code"].tobytes() == (
+        weights.unpack(train._code_file(twin).read_bytes())["code"].tobytes()
+    )
+
+
+def test_a_round_that_is_asked_for_again_is_answered_with_the_same_update_and_no_second_line(
+    home: Home, world: VerifiedRelease
+) -> None:
+    first = RoundTraining(home).run(assigned(world))
+    code = train._code_file(home).read_bytes()
+
+    again = RoundTraining(home).run(assigned(world))
+
+    assert again == first
+    assert train._code_file(home).read_bytes() == code
+    assert len(updates_in(home)) == 1
+
+
+@pytest.mark.parametrize("place", ["edge_node.round_state.save", "edge_node.guard.note", "edge_node.train.write_atomic"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_node_killed_at_any_step_sends_what_it_would_have_sent(
+    home: Home, world: VerifiedRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, when: str
+) -> None:
+    twin = simulators.agreeing(simulators.trusting(simulators.make_node(tmp_path / "twin")))
+    library.add(twin, tmp_path / "works")
+    keys.public_keys(home)
+    shutil.copytree(home.root / "keys", twin.root / "keys", dirs_exist_ok=True)
+    undisturbed = [RoundTraining(twin).run(assigned(world, number=number)) for number in (1, 2)]
+    RoundTraining(home).run(assigned(world, number=1))
+    owner_name, _, name = place.rpartition(".")
+    owner = pkgutil.resolve_name(owner_name)
+    step = getattr(owner, name)
+
+    def stumble(*arguments: object, **named: object) -> None:
+        if when == "after":
+            step(*arguments, **named)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stumble)
+        with pytest.raises(SystemExit):
+            RoundTraining(home).run(assigned(world, number=2))
+
+    assert RoundTraining(home).run(assigned(world, number=2)) == undisturbed[1]
+    assert [entry["round"] for entry in updates_in(home)] == [1, 2]
+    assert [entry["sha256"] for entry in updates_in(home)] == [entry["sha256"] for entry in updates_in(twin)]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_coordinator_that_goes_back_is_not_followed(home: Home, world: VerifiedRelease, number: int) -> None:
+    # With another body under the same number it would get two views of the same works.
+    training = RoundTraining(home)
+    for earlier in (1, 2):
+        training.run(assigned(world, number=earlier))
+    other = simulators.body_layout().flatten(release.body_of(world)) + np.float32(0.01)
+
+    with pytest.raises(RefusedError, match=f"round {number} was asked for after round 2"):
+        training.run(assigned(world, number=number, body=other))
+
+    assert len(updates_in(home)) == 2
+
+
+def test_what_updates_left_out_is_forgotten_with_the_works(home: Home, works: Path, world: VerifiedRelease) -> None:
+    little = simulators.policy_with(version=2, keep=0.01)
+    simulators.agreeing(home, little)
+    training = RoundTraining(home)
+    training.run(assigned(world, policy=little.digest))
+    state = round_state.load(home.round_file)
+    assert state is not None
+    assert privacy.norm(state.residual) > 0
+    assert training._prepared(state)[2] is not None
+
+    (works / "work-0.png").unlink()
+
+    assert training._prepared(state)[2] is None
+
+
+def test_a_damaged_state_is_a_fresh_start(home: Home, world: VerifiedRelease) -> None:
+    RoundTraining(home).run(assigned(world))
+    home.round_file.write_bytes(home.round_file.read_bytes()[:-50])
+
+    assert isinstance(RoundTraining(home).run(assigned(world, number=2)), Update)
+
+
+def test_what_is_kept_between_rounds_is_for_this_user_alone(home: Home, world: VerifiedRelease) -> None:
+    RoundTraining(home).run(assigned(world))
+
+    assert home.round_file.stat().st_mode & 0o077 == 0
+
+
+def test_the_same_assignment_moves_the_body_nearly_the_same_way_on_another_machine(
+    home: Home, world: VerifiedRelease, tmp_path: Path
+) -> None:
+    twin = simulators.agreeing(simulators.trusting(simulators.make_node(tmp_path / "twin")))
+    library.add(twin, tmp_path / "works")
+    keys.public_keys(home)
+    shutil.copytree(home.root / "keys", twin.root / "keys", dirs_exist_ok=True)
+
+    first, second = (simulators.delta_of(RoundTraining(place).run(assigned(world))) for place in (home, twin))
 
     np.testing.assert_allclose(first, second, atol=1e-6)
 
@@ -445,11 +595,11 @@ def test_an_assignment_that_is_not_this_federations_is_refused_and_nothing_leave
     with pytest.raises(SfumatoError, match=reason):
         RoundTraining(home).run(assigned(world, **changes))  # type: ignore[arg-type]
 
-    assert Ledger(home.ledger_file).entries() == []
+    assert updates_in(home) == []
 
 
 def test_a_round_without_works_is_told(tmp_path: Path, world: VerifiedRelease) -> None:
-    bare = simulators.trusting(simulators.make_node(tmp_path / "bare"))
+    bare = simulators.agreeing(simulators.trusting(simulators.make_node(tmp_path / "bare")))
 
     with pytest.raises(NoWorksError):
         RoundTraining(bare).run(assigned(world))

@@ -14,7 +14,7 @@ from edge_node.trainer import Trainer, TrainingFailedError
 from models.update import Assignment
 from tests import simulators
 
-ASSIGNMENT = Assignment("guild", "style-studio", 1, np.zeros(4, np.float32), "0" * 64, 2, 1.0)
+ASSIGNMENT = Assignment("guild", "style-studio", 1, "p" * 64, np.zeros(4, np.float32), "0" * 64)
 
 
 @pytest.fixture

@@ -1,21 +1,24 @@
 """Fetching a release from a coordinator, an honest one and every other kind."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from coordinator import publish
+from coordinator import policies, publish
 from coordinator.endpoint import create_endpoint
 from coordinator.store import Store
-from edge_node import membership, releases, updater
+from edge_node import consent, membership, releases, updater
 from edge_node.config import Home
 from edge_node.errors import NoCoordinatorError, NotJoinedError
 from edge_node.membership import Membership
+from export import policy
 from export.errors import IntegrityError, ResourceError
 from export.files import write_json
+from export.ledger import Ledger
 from export.signing import Trust, VerifiedRelease
 from tests import simulators
 from tests.releases import Published, key_number
@@ -67,13 +70,14 @@ def deceived(home: Home, hub: CoordinatorHome, fake: FakeCoordinator) -> Iterato
         make_member(home, hub, port)
         fake.answers["/sfumato/v1/time"] = (200, b'{"time": 1700000000.0}')
         simulators.make_known(hub, home)
-        yield simulators.trusting(home)
+        yield simulators.agreeing(simulators.trusting(home))
 
 
 def offer(fake: FakeCoordinator, published: Published, *, version: int | None = None) -> None:
     """Have the coordinator serve a release folder."""
     number = published.manifest.version if version is None else version
-    listed = {"version": number, "files": sorted(published.manifest.files), "round_running": False, "time": 1_700_000_001.0}
+    listed = {"version": number, "files": sorted(published.manifest.files), "round_running": False, "time": 1e9}
+    listed |= {"policy": simulators.POLICY.digest, "answers": []}
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(listed).encode())
     for path in (p for p in published.folder.rglob("*") if p.is_file()):
         name = path.relative_to(published.folder).as_posix()
@@ -155,7 +159,7 @@ def test_what_a_killed_process_was_fetching_is_swept_away_and_nothing_else(home:
 
 def test_a_round_under_way_is_noticed(member: Home, hub: CoordinatorHome) -> None:
     assert updater.update(member).is_round_running is False
-    number = Store(hub.database).open_round(0.0)
+    number = simulators.open_round(Store(hub.database))
     assert updater.update(member).is_round_running is True
     Store(hub.database).set_round(number, "failed", "", 0.0)
     assert updater.update(member).is_round_running is False
@@ -222,6 +226,7 @@ def test_a_file_name_that_no_release_has_is_refused_before_it_is_asked_for(
     deceived: Home, fake: FakeCoordinator, path: str
 ) -> None:
     plain = {"version": 3, "files": ["exact.onnx", path], "round_running": False, "time": 1e9}
+    plain |= {"policy": simulators.POLICY.digest, "answers": []}
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
 
     with pytest.raises(IntegrityError, match="impossible file names"):
@@ -237,6 +242,8 @@ def test_more_files_than_any_release_has_are_refused(deceived: Home, fake: FakeC
         "files": [f"a{number}.jpg" for number in range(201)],
         "round_running": False,
         "time": 1_700_000_001.0,
+        "policy": simulators.POLICY.digest,
+        "answers": [],
     }
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
 
@@ -273,3 +280,62 @@ def test_a_coordinator_that_went_away_is_told(home: Home, hub: CoordinatorHome) 
 def test_a_machine_that_joined_nobody_asks_nobody(home: Home) -> None:
     with pytest.raises(NotJoinedError):
         updater.update(home)
+
+
+# --- The policy, and what became of updates -----------------------------------------------------------------------------
+
+
+def test_a_new_policy_is_fetched_and_not_agreed_to(member: Home, hub: CoordinatorHome) -> None:
+    updater.update(member)
+    assert consent.offered(member) == policies.current(hub)
+    second = simulators.change_policy(hub, noise=0.25)
+
+    updater.update(member)
+
+    assert consent.offered(member) == second
+    assert consent.accepted(member) is None
+
+
+def test_a_policy_that_is_known_is_not_fetched_again(deceived: Home, fake: FakeCoordinator, tmp_path: Path) -> None:
+    offer(fake, publish_small(tmp_path / "three"))
+
+    updater.update(deceived)
+
+    assert "/sfumato/v1/policy" not in [path for _, path, _ in fake.received]
+
+
+def test_a_policy_that_the_federation_did_not_sign_is_refused(deceived: Home, fake: FakeCoordinator, tmp_path: Path) -> None:
+    published = publish_small(tmp_path / "three")
+    offer(fake, published)
+    forged = policy.sign(simulators.POLICY.policy, key_number(2))
+    fake.answers["/sfumato/v1/policy"] = (200, json.dumps(policy.to_plain(forged)).encode())
+    listed = json.loads(fake.answers["/sfumato/v1/release"][1]) | {"policy": "0" * 64}
+    fake.answers["/sfumato/v1/release"] = (200, json.dumps(listed).encode())
+
+    with pytest.raises(IntegrityError, match="not signed by 'guild'"):
+        updater.update(deceived)
+
+    assert consent.offered(deceived) == simulators.POLICY
+
+
+def test_what_became_of_an_update_is_written_down_once_and_told(
+    deceived: Home, fake: FakeCoordinator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    offer(fake, publish_small(tmp_path / "three"))
+    verdicts = [
+        {"round": 2, "accepted": False, "reason": "not-finite", "advice": "Look at your works."},
+        {"round": 1, "accepted": True, "reason": "", "advice": ""},
+    ]
+    listed = json.loads(fake.answers["/sfumato/v1/release"][1]) | {"answers": verdicts}
+    fake.answers["/sfumato/v1/release"] = (200, json.dumps(listed).encode())
+
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            updater.update(deceived)
+
+    entries = [entry for entry in Ledger(deceived.ledger_file).entries() if entry["what"] == "verdict"]
+    assert [(entry["round"], entry["accepted"], entry["reason"]) for entry in entries] == [
+        (1, True, ""),
+        (2, False, "not-finite"),
+    ]
+    assert caplog.text.count("does not count: not-finite. Look at your works.") == 1

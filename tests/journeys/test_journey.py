@@ -9,7 +9,7 @@ import pytest
 from coordinator import gate, publish, service
 from coordinator.endpoint import create_endpoint
 from coordinator.store import Store
-from edge_node import library, membership, paint, releases, styles, train, updater
+from edge_node import consent, library, membership, paint, releases, styles, train, updater
 from edge_node.client_app import create_client_app
 from edge_node.config import Home
 from export.files import digest_of
@@ -54,6 +54,7 @@ class Journey:
         library.add(home, folder / f"works-{name}")
         invite = service.invite(self.hub, name, "artist", 3600.0)
         self.node_ids[name] = int(membership.join(home, Invite.parse(invite)).node_id)
+        consent.accept(home)
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +135,11 @@ def test_what_a_node_sent_holds_its_update_and_neither_its_works_nor_its_code(jo
     for name, home in journey.homes.items():
         sent = journey.grid.sent[journey.node_ids[name]]
         entries = [entry for entry in Ledger(home.ledger_file).entries() if entry["what"] == "update"]
-        deltas = [_row_of_floats(sent, number, simulators.body_layout().size) for number in (0, 1)]
+        payloads = _rows_of_bytes(sent)
 
-        assert [digest_of(delta) for delta in deltas] == [entry["sha256"] for entry in entries]
-        assert simulators.shares_a_window(sent, deltas[1][4000:8000])
+        assert [digest_of(payload) for payload in payloads] == [entry["sha256"] for entry in entries]
+        assert len(payloads) == 2
+        assert simulators.shares_a_window(sent, payloads[1][200:])
         for work in journey.works[name]:
             assert not simulators.shares_a_window(sent, work.tobytes())
         for entry in library.entries(home):
@@ -154,14 +156,14 @@ def test_a_code_on_the_wire_would_have_been_found(journey: Journey) -> None:
         assert simulators.shares_a_window(sent + code[start : start + 64] + sent[:100], code)
 
 
-def _row_of_floats(sent: bytes, number: int, length: int) -> bytes:
-    """The nth array of that many float32 in what was sent, as numpy writes one."""
-    header = b"'descr': '<f4', 'fortran_order': False, 'shape': (%d,)" % length
-    at = -1
-    for _ in range(number + 1):
-        at = sent.index(header, at + 1)
-    start = sent.index(b"\n", at) + 1
-    return sent[start : start + 4 * length]
+def _rows_of_bytes(sent: bytes) -> list[bytes]:
+    """Every one-dimensional uint8 array in what was sent, as numpy writes one."""
+    rows, header, at = [], b"'descr': '|u1', 'fortran_order': False, 'shape': (", -1
+    while (at := sent.find(header, at + 1)) >= 0:
+        length = int(sent[at + len(header) : at + len(header) + 12].partition(b",")[0])
+        start = sent.index(b"\n", at) + 1
+        rows.append(sent[start : start + length])
+    return rows
 
 
 def _round_code(home: Home) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

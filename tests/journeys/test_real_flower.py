@@ -110,8 +110,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     with ExitStack() as stack:
         hub = coordinator.config.Home(folder / "hub")
         command("coordinator", "init", "guild", "--home", str(hub.root))
-        config = replace(hub.config(), bind="127.0.0.1", minimum_nodes=len(NAMES), steps=2, fit_steps=1, clip=0.05)
-        settings.save(hub.config_file, config)
+        settings.save(hub.config_file, replace(hub.config(), bind="127.0.0.1", fit_steps=1))
+        simulators.change_policy(hub, minimum_nodes=len(NAMES), steps=2, clip=0.05)
         found = Federation(folder, hub, folder / "tap")
         start(found, stack, "coordinator", hub.root, PYTHONPATH=str(TAP), FILTER_TAP=str(found.tap))
         found.until(lambda: superlink_endpoint(_superlink_settings(hub)) is not None, "the coordinator")
@@ -134,6 +134,7 @@ def _join(found: Federation, stack: ExitStack, name: str, number: int) -> None:
     command("edge_node", "works", "add", str(found.folder / f"works-{name}"), *place)
     invite = command("coordinator", "invite", name, "--home", str(found.hub.root))["invite"]
     command("edge_node", "join", invite, *place)
+    command("edge_node", "policy", "accept", *place)
     start(found, stack, "edge_node", home.root)
 
 
@@ -168,7 +169,7 @@ def test_a_picture_is_painted_with_the_style_the_round_left(federation: Federati
 
 def test_the_updates_in_the_nodes_ledgers_are_what_went_over_the_wire(federation: Federation) -> None:
     sent = federation.received()
-    found = {digest_of(row) for row in _rows_of_floats(sent)}
+    found = {digest_of(row) for row in _rows_of_bytes(sent)}
 
     for home in federation.homes.values():
         (entry,) = [entry for entry in Ledger(home.ledger_file).entries() if entry["what"] == "update"]
@@ -213,11 +214,11 @@ def _secrets(home: edge_node.config.Home) -> list[bytes]:
     return [*works, *[codecs.decode(work).tobytes() for work in works], *codes]
 
 
-def _rows_of_floats(sent: bytes) -> list[bytes]:
-    """Every long one-dimensional float32 array in a stream, as numpy writes one."""
-    rows, header, at = [], b"'descr': '<f4', 'fortran_order': False, 'shape': (", -1
+def _rows_of_bytes(sent: bytes) -> list[bytes]:
+    """Every one-dimensional uint8 array in a stream, as numpy writes one."""
+    rows, header, at = [], b"'descr': '|u1', 'fortran_order': False, 'shape': (", -1
     while (at := sent.find(header, at + 1)) >= 0:
         length = int(sent[at + len(header) : at + len(header) + 12].partition(b",")[0])
         start = sent.index(b"\n", at) + 1
-        rows.append(sent[start : start + 4 * length])
+        rows.append(sent[start : start + length])
     return rows

@@ -23,6 +23,7 @@ SETTINGS = Settings(
     rate=1.0,
     body_rate=1.0,
     clip=10.0,
+    keep=1.0,
     settling_steps=1,
     server_momentum=0.0,
     learn_steps=2,
