@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator import pki, policies, publish, qrcode, service
+from coordinator import backups, pki, policies, publish, qrcode, service
 from coordinator.config import Home, find_home
 from coordinator.store import Node, Role, Store
 from export import console, policy
@@ -241,6 +241,48 @@ def release_publish(
         console.show(
             _release(release), as_json=as_json, text=lambda: console.said(f"Release {version} is served again, as {number}.")
         )
+
+
+@release_app.command("rollback")
+def release_rollback(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Serve the body before the served one again, as the newest release; nodes take it up by themselves."""
+    with console.errors(as_json=as_json):
+        release = publish.rollback(_ready(home))
+        text = f"The body of before is served again, as release {release.manifest.version}."
+        console.show(_release(release), as_json=as_json, text=lambda: console.said(text))
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write; it holds every key, so keep it safe.")],
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write all that makes this coordinator what it is to one file; it may go on running."""
+    with console.errors(as_json=as_json):
+        size = backups.backup(_ready(home), file)
+        data = {"file": str(file), "bytes": size}
+        console.show(data, as_json=as_json, text=lambda: console.said(f"{file}: {size / 2**20:.1f} MiB. It holds every key."))
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What backup wrote.")],
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set a coordinator up again from a backup, in a folder that holds none. Members come back by themselves."""
+    with console.errors(as_json=as_json):
+        place = find_home(home)
+        made = backups.restore(place, file)
+        text = [
+            f"Restored in {place.root}, as of {made}.",
+            "End again whatever memberships were ended since: sfumato-coordinator nodes revoke NODE",
+            "Next: sfumato-coordinator up",
+        ]
+        console.show({"home": str(place.root), "made": made}, as_json=as_json, text=lambda: console.said(*text))
 
 
 @app.command()

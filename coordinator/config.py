@@ -99,6 +99,11 @@ class Home:
         return self.root / "current"
 
     @property
+    def strips(self) -> Path:
+        """Pictures before and after each round that was judged, for a person to look at."""
+        return self.root / "strips"
+
+    @property
     def policy_file(self) -> Path:
         """The policy as it is being written; what holds is the newest that was published."""
         return self.root / "policy.toml"

@@ -9,9 +9,12 @@ for the candidate with a fixed budget and seed (body frozen), as every node will
 4. no pixel grid can be seen in its pictures,
 5. its folded graph is of use, and so is its int8 graph: near enough to the exact one and to fp32 that styles can be
    compiled to them,
-6. its pictures are no near copies of the public works it was trained on.
+6. what it paints in int8, which is what kiosks and artists see, is of a style distance of at most 1.05 times what the current
+   body paints so (one public style: a graph must be calibrated for each),
+7. its pictures are no near copies of the public works it was trained on.
 
-A refusal is a stated outcome: the current release stays, and everything goes on working.
+A refusal is a stated outcome: the current release stays, and everything goes on working. Either way there is a strip of
+pictures before and after, for a person to look at: no figure here knows what is beautiful.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from export.runtime import open_engine
 from export.signing import VerifiedRelease
 from export.to_onnx import with_body
 from models import registry, state, training
+from models.codecs import fit_within
 from models.contract import Lessons, Score, Work
 from models.measures import grid_peak_db
 from models.originality import Originality, examine
@@ -39,6 +43,8 @@ from models.samplers import Code, paint
 from models.update import Arrays
 
 STYLE_RATIO: Final = 1.02
+INT8_STYLE_RATIO: Final = 1.05
+"""As much as folding may cost on a node (`export/parity.py`); two probe photos say no more exactly."""
 CONTENT_LOSS: Final = 0.02
 GRID_DB: Final = 6.0
 """A grid peak below this is not seen (`models/measures.py`)."""
@@ -52,6 +58,9 @@ _FIT_SEED: Final = 20_260
 _FIT_RATE: Final = 0.3  # of the modality's code rate: the codes start from ones that nearly fit
 _PROBES: Final = 2  # photos the style is scored on; all of them are rendered for grid and parity
 _CALIBRATION: Final = 8
+_STRIP_HEIGHT: Final = 256
+_STRIP_STYLES: Final = 4
+_STRIP_GAP: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,7 @@ class Candidate:
     verdict: Verdict
     reasons: tuple[str, ...]
     originality: Originality | None = None
+    strip: Work | None = None
 
     @property
     def passes(self) -> bool:
@@ -88,7 +98,11 @@ class Gate:
         frozen = backbones.load_all(self._modality.backbones)
         self._lessons: Lessons[Any] = self._modality.lessons(targets, self._photos, frozen, _FIT_SEED)
         self._exam = list(self._modality.lessons(targets, self._probes[:_PROBES], frozen, _FIT_SEED).exam())
-        _, self._before = self._fitted(release.body_of(current))
+        codes, self._before = self._fitted(release.body_of(current))
+        exact = current.read(release.EXACT)
+        self._painted_before = self._paintings(exact, codes)
+        in_int8 = self._int8_pictures(exact, codes)[2]
+        self._int8_before = self._int8_style(in_int8) if in_int8 else self._before.style
         return_freed_memory()
 
     def judge(self, body: Arrays) -> Candidate:
@@ -100,7 +114,8 @@ class Gate:
         except training.DivergedError as error:
             return self._hopeless(body, str(error))
         exact = with_body(self._current.read(release.EXACT), body)
-        grid, folded, parity = self._rendered(exact, codes)
+        grid = self._grid(exact, codes)
+        folded, parity, in_int8 = self._int8_pictures(exact, codes)
         verdict = Verdict(
             style_before=self._before.style,
             style_after=score.style,
@@ -109,10 +124,13 @@ class Gate:
             grid=grid,
             int8_psnr_db=parity.psnr_db,
             int8_ssim=parity.ssim,
+            int8_style_before=self._int8_before,
+            int8_style_after=self._int8_style(in_int8),
         )
         originality = self._compared(exact, codes)
         reasons = (*_reasons(verdict), *_unfoldable(folded), *_copies(originality))
-        return Candidate(body, exact, codes, verdict, reasons, originality)
+        strip = self._strip(self._paintings(exact, codes), in_int8)
+        return Candidate(body, exact, codes, verdict, reasons, originality, strip)
 
     def _fitted(self, body: Arrays) -> tuple[Mapping[str, Code], Score]:
         """The public codes fitted to a body, from those of the current release, and how well they do.
@@ -129,22 +147,44 @@ class Gate:
         codes = dict(zip(self._names, self._modality.codes(net), strict=True))
         return codes, self._modality.score(net, self._exam)
 
-    def _rendered(self, exact: bytes, codes: Mapping[str, Code]) -> tuple[float, Folding, Parity]:
-        """The worst grid over the styled public codes; of the first of them, folded against exact and int8 against fp32."""
-        signature = self._current.manifest.signature
-        engine = open_engine(exact, "candidate's exact")
-        styled = [name for name in self._names if name != release.IDENTITY]
-        grids = [grid_peak_db(paint(engine.run, signature, _smooth_photo(), codes[name])) for name in styled]
-        photos, probes, code = self._photos[:_CALIBRATION], self._probes[:_PROBES], codes[styled[0]]
+    @property
+    def _styled(self) -> list[str]:
+        """The public codes that are of somebody's style."""
+        return [name for name in self._names if name != release.IDENTITY]
+
+    def _grid(self, exact: bytes, codes: Mapping[str, Code]) -> float:
+        """The worst grid over the styled public codes."""
+        signature, engine = self._current.manifest.signature, open_engine(exact, "candidate's exact")
+        return max(grid_peak_db(paint(engine.run, signature, _smooth_photo(), codes[name])) for name in self._styled)
+
+    def _int8_pictures(self, exact: bytes, codes: Mapping[str, Code]) -> tuple[Folding, Parity, list[Work]]:
+        """Of the first styled code: folded against exact, int8 against fp32, and some probe photos as int8 paints them."""
+        signature, engine = self._current.manifest.signature, open_engine(exact, "an exact")
+        photos, probes, code = self._photos[:_CALIBRATION], self._probes[:_PROBES], codes[self._styled[0]]
         folded = fold(exact, signature, code, calibrate(exact, signature, code, photos))
         live = [paint(engine.run, signature, probe, code) for probe in probes]
         frozen = self._painted(folded)
         try:
-            int8 = int8_onnx(folded, signature, observe(folded, signature, photos), "onnxruntime")
-            parity = compare(frozen, self._painted(int8))
+            int8 = self._painted(int8_onnx(folded, signature, observe(folded, signature, photos), "onnxruntime"))
+            parity = compare(frozen, int8)
         except QuantizeError:
-            parity = Parity(0.0, 0.0)
-        return max(grids), folding(live, frozen), parity
+            int8, parity = [], Parity(0.0, 0.0)
+        return folding(live, frozen), parity, int8
+
+    def _int8_style(self, pictures: list[Work]) -> float:
+        """How far pictures are from the first styled code's works; without any, infinitely far."""
+        return self._lessons.distance(self._names.index(self._styled[0]), pictures) if pictures else float("inf")
+
+    def _paintings(self, exact: bytes, codes: Mapping[str, Code]) -> list[Work]:
+        """The first probe photo by some of the styled codes."""
+        signature, engine = self._current.manifest.signature, open_engine(exact, "an exact")
+        return [paint(engine.run, signature, self._probes[0], codes[name]) for name in self._styled[:_STRIP_STYLES]]
+
+    def _strip(self, after: list[Work], in_int8: list[Work]) -> Work:
+        """Photo, before, after in a row for each style, and at the end of the first what it is in int8; white in between."""
+        rows = [[self._probes[0], before, now] for before, now in zip(self._painted_before, after, strict=True)]
+        rows[0] += in_int8[:1]
+        return _mounted(rows)
 
     def _painted(self, graph: bytes) -> list[Work]:
         """Some probe photos, by a graph that needs no code."""
@@ -162,7 +202,17 @@ class Gate:
         return examine(pictures, self._probes * len(styled), self._works.items())
 
     def _hopeless(self, body: Arrays, reason: str) -> Candidate:
-        worst = Verdict(self._before.style, float("inf"), self._before.content, 0.0, float("inf"), 0.0, 0.0)
+        worst = Verdict(
+            style_before=self._before.style,
+            style_after=float("inf"),
+            content_before=self._before.content,
+            content_after=0.0,
+            grid=float("inf"),
+            int8_psnr_db=0.0,
+            int8_ssim=0.0,
+            int8_style_before=self._int8_before,
+            int8_style_after=float("inf"),
+        )
         return Candidate(body, b"", {}, worst, (reason,))
 
 
@@ -185,6 +235,10 @@ def _reasons(verdict: Verdict) -> tuple[str, ...]:
             verdict.int8_psnr_db >= _INT8_PSNR_DB and verdict.int8_ssim >= _INT8_SSIM,
             f"int8 at {verdict.int8_psnr_db:.1f} dB and SSIM {verdict.int8_ssim:.3f} of fp32",
         ),
+        (
+            verdict.int8_style_after <= INT8_STYLE_RATIO * verdict.int8_style_before,
+            f"style distance in int8 {verdict.int8_style_after:.4f} against {verdict.int8_style_before:.4f} before",
+        ),
     )
     return tuple(reason for passed, reason in checks if not passed)
 
@@ -201,6 +255,20 @@ def _copies(originality: Originality) -> tuple[str, ...]:
     if not originality.is_copy:
         return ()
     return (f"its pictures are near copies of the public work {originality.nearest} (by {', '.join(originality.spoke)})",)
+
+
+def _mounted(rows: list[list[Work]]) -> Work:
+    """Pictures in rows on white, each of one height."""
+    small = [[fit_within(picture, _STRIP_HEIGHT) for picture in row] for row in rows]
+    height = max(picture.shape[0] for row in small for picture in row) + _STRIP_GAP
+    width = max(picture.shape[1] for row in small for picture in row) + _STRIP_GAP
+    columns = max(len(row) for row in small)
+    sheet = np.full((height * len(small) + _STRIP_GAP, width * columns + _STRIP_GAP, 3), 255, np.uint8)
+    for r, row in enumerate(small):
+        for c, picture in enumerate(row):
+            top, left = _STRIP_GAP + r * height, _STRIP_GAP + c * width
+            sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return sheet
 
 
 def _smooth_photo(side: int = 256) -> Work:

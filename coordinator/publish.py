@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -10,7 +11,7 @@ from coordinator import pki
 from coordinator.config import Home
 from coordinator.errors import GateRefusedError
 from export import base, release
-from export.errors import IntegrityError, NotConfiguredError
+from export.errors import IntegrityError, NotConfiguredError, UsageError
 from export.files import digest_of, held, read_bounded, write_atomic
 from export.ledger import Ledger
 from export.manifest import Manifest
@@ -99,6 +100,23 @@ def publish(home: Home, current: VerifiedRelease, candidate: Candidate, round_: 
         return _put_out(home, contents, manifest)
 
 
+def rollback(home: Home) -> VerifiedRelease:
+    """Serve the body before the served one again, under a new version.
+
+    Raises:
+        UsageError: there is none before it.
+        RefusedError: somebody else is publishing at this moment.
+    """
+    served = current_release(home)
+    for version in reversed(versions(home)):
+        with suppress(IntegrityError):
+            earlier = open_release(home, version)
+            is_before = version < served.manifest.version and earlier.manifest.body == served.manifest.parent
+            if is_before:
+                return _again(home, earlier)
+    raise UsageError("there is no release to go back to", advice="See: sfumato-coordinator release list")
+
+
 def publish_again(home: Home, version: int) -> VerifiedRelease:
     """Serve the body of an earlier release again, under a new version: nodes accept nothing older than they have seen.
 
@@ -110,6 +128,10 @@ def publish_again(home: Home, version: int) -> VerifiedRelease:
     earlier = open_release(home, version)
     if earlier.manifest.verdict is None:
         raise GateRefusedError(f"release {version} carries no verdict", advice="Publish one that passed the gate.")
+    return _again(home, earlier)
+
+
+def _again(home: Home, earlier: VerifiedRelease) -> VerifiedRelease:
     contents = Contents({path: earlier.read(path) for path in earlier.manifest.files})
     with held(home.publish_lock, "publishing"):
         return _put_out(home, contents, replace(earlier.manifest, version=newest_version(home) + 1, created=_now()))
@@ -209,6 +231,7 @@ style: styles are private codes that stay on the artists' machines. No work left
 | judged on public photos and public-domain works | before | after |
 | --- | --- | --- |
 | style distance (0 is perfect) | {verdict.style_before:.4f} | {verdict.style_after:.4f} |
+| style distance in int8 | {verdict.int8_style_before:.4f} | {verdict.int8_style_after:.4f} |
 | SSIM to the photo | {verdict.content_before:.3f} | {verdict.content_after:.3f} |
 
 int8 against fp32: {verdict.int8_psnr_db:.1f} dB PSNR, SSIM {verdict.int8_ssim:.3f}. Pixel grid: {verdict.grid:.1f} dB.

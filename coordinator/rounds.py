@@ -33,7 +33,7 @@ from coordinator import aggregate, policies
 from coordinator.admission import Accepted, Reason, Rejected, Terms, admit
 from coordinator.aggregate import Contribution
 from coordinator.config import Config, Home
-from coordinator.gate import Gate
+from coordinator.gate import Candidate, Gate
 from coordinator.publish import current_release, parent_body, publish
 from coordinator.store import Answer, Job, Node, Round, RoundState, Store
 from export import release
@@ -42,7 +42,7 @@ from export.files import digest_of, held, read_bounded, write_atomic
 from export.ledger import Ledger, Value
 from export.policy import Policy, SignedPolicy
 from export.signing import VerifiedRelease
-from models import compression, registry, state, wire
+from models import codecs, compression, registry, state, wire
 from models.update import Arrays, Assignment, Declined, Layout, Update
 
 _POLL_S: Final = 0.5
@@ -333,6 +333,7 @@ def _decide(this: _ThisRound, judge: _Judge, accepted: list[Answer]) -> None:
     if with_momentum is not None and not candidate.passes:
         this.report("judging", f"judging without momentum, since with it: {'; '.join(candidate.reasons)}")
         candidate, said = gate.judge(plain), ", without momentum"
+    _keep_strip(this, candidate)
     if not candidate.passes:
         _conclude(this, "refused", "; ".join(candidate.reasons))
         return
@@ -342,6 +343,12 @@ def _decide(this: _ThisRound, judge: _Judge, accepted: list[Answer]) -> None:
         _conclude(this, "refused", str(error))
         return
     _conclude(this, "published", f"release {published.manifest.version}{said}", published.manifest.version)
+
+
+def _keep_strip(this: _ThisRound, candidate: Candidate) -> None:
+    """Keep the pictures before and after, for a person to look at."""
+    if candidate.strip is not None:
+        write_atomic(this.home.strips / f"round-{this.number}.jpg", codecs.encode(candidate.strip, ".jpg"))
 
 
 def _moved(this: _ThisRound, momentum: float, accepted: list[Answer]) -> tuple[Arrays | None, Arrays]:

@@ -353,6 +353,21 @@ class Store:
                 )
         return _round(*row)
 
+    def skip_rounds(self, count: int, now: float) -> None:
+        """Never give the next so many numbers to a round: others may have seen rounds that this database has not."""
+        with self._transaction() as db:
+            last = int(db.execute("SELECT COALESCE(MAX(round), 0) FROM rounds").fetchone()[0])
+            job = int(db.execute("SELECT COALESCE(MAX(job), 0) + 1 FROM jobs").fetchone()[0])
+            db.execute("UPDATE jobs SET state = 'stopped', detail = 'restored from a backup' WHERE state = 'open'")
+            db.execute(
+                "UPDATE rounds SET state = 'failed', detail = 'restored from a backup' WHERE state NOT IN (?, ?, ?)", _OVER
+            )
+            db.execute("INSERT INTO jobs VALUES (?, 0, 'stopped', 'restored from a backup', NULL, 0)", (job,))
+            db.execute(
+                "INSERT INTO rounds VALUES (?, ?, 'failed', 'numbers left out after a restore', ?, ?, NULL, '', '', NULL)",
+                (last + count, job, now, now),
+            )
+
     def ask(self, number: int, node_ids: Sequence[int], deadline: float, now: float) -> None:
         """Settle whom a round asks and until when: from here on it is training, and stays so over a restart."""
         with self._transaction() as db:

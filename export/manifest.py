@@ -39,6 +39,7 @@ class Verdict:
         content_before, content_after: mean SSIM to the probe photos, 1 is the same picture.
         grid: strength of a pixel-grid artefact in the candidate, see ``coordinator/gate.py``.
         int8_psnr_db, int8_ssim: int8 against folded fp32 pictures of the candidate.
+        int8_style_before, int8_style_after: style distance of what is painted in int8, by the current and the candidate body.
     """
 
     style_before: float
@@ -48,6 +49,8 @@ class Verdict:
     grid: float
     int8_psnr_db: float
     int8_ssim: float
+    int8_style_before: float
+    int8_style_after: float
 
 
 @dataclass(frozen=True, slots=True)

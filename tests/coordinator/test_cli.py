@@ -126,6 +126,46 @@ def test_releases_are_listed_shown_and_published_again(hub: CoordinatorHome, sec
     assert "Release 2 is served again, as 4." in run(hub, "release", "publish", "2").stdout
 
 
+def test_going_back_is_one_command(hub: CoordinatorHome, second: VerifiedRelease) -> None:
+    assert second.manifest.parent == publish.open_release(hub, 1).manifest.body
+
+    assert data(hub, "release", "rollback")["version"] == 3
+    assert_refused(hub, ["release", "rollback"], 2, "usage", "no release to go back to")
+
+
+def test_the_policy_is_shown_in_words_and_published_when_it_was_changed(hub: CoordinatorHome) -> None:
+    before = data(hub, "policy", "show")
+    hub.policy_file.write_text(hub.policy_file.read_text().replace("minimum_nodes = 2", "minimum_nodes = 4"))
+
+    published = data(hub, "policy", "publish")
+
+    assert published["policy"]["version"] == before["policy"]["version"] + 1
+    assert "Fewer than 4 artists' updates" in " ".join(run(hub, "policy", "show").stdout.split())
+    assert "holds" in run(hub, "policy", "publish").stdout
+    hub.policy_file.write_text("surprise = 1\n")
+    assert_refused(hub, ["policy", "publish"], 3, "not-configured", "unknown key 'surprise'")
+
+
+def test_the_ledger_is_checked_without_a_running_coordinator(hub: CoordinatorHome) -> None:
+    found = data(hub, "ledger", "verify")
+    assert found["lines"] == len(hub.ledger_file.read_bytes().splitlines())
+    assert found["head"] in run(hub, "ledger", "verify").stdout
+
+    lines = hub.ledger_file.read_bytes().splitlines(keepends=True)
+    hub.ledger_file.write_bytes(b"".join([lines[0].replace(b"published", b"Published"), *lines[1:]]))
+    assert_refused(hub, ["ledger", "verify"], 7, "integrity", "the ledger was changed at line")
+
+
+def test_a_coordinator_is_backed_up_and_restored(hub: CoordinatorHome, tmp_path: Path) -> None:
+    file = tmp_path / "backup.tar.gz"
+
+    assert data(hub, "backup", str(file))["bytes"] == file.stat().st_size
+    again = Home(tmp_path / "again")
+    assert data(again, "restore", str(file))["home"] == str(again.root)
+    assert data(again, "status")["name"] == "guild"
+    assert_refused(again, ["restore", str(file)], 2, "usage", "is not empty")
+
+
 def test_status_says_how_the_coordinator_stands(hub: CoordinatorHome) -> None:
     said = data(hub, "status")
 

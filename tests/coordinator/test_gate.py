@@ -12,10 +12,11 @@ from coordinator.gate import Candidate, Gate
 from export import release
 from export.fold import NormStatistics, calibrate
 from export.manifest import Verdict
-from export.parity import INT8_PSNR_DB, INT8_SSIM, Folding
+from export.parity import INT8_PSNR_DB, INT8_SSIM, Folding, Parity
 from export.quantize import QuantizeError
 from export.signing import VerifiedRelease
 from models import training
+from models.contract import Work
 from models.originality import HASHES_COPY, PATCHES_COPY, Likeness, Originality
 from models.update import Arrays
 from tests import simulators
@@ -101,6 +102,41 @@ def test_a_body_whose_fit_diverges_is_refused(judge: Gate, body: Arrays, monkeyp
     assert judge.judge(body).reasons == ("the loss of step 0 is not a finite number",)
 
 
+def test_the_current_body_in_int8_is_as_near_as_it_was(judge: Gate, body: Arrays) -> None:
+    verdict = judge.judge(body).verdict
+
+    assert 0 < verdict.int8_style_before < 10
+    assert verdict.int8_style_after == pytest.approx(verdict.int8_style_before, rel=1e-6)
+
+
+def test_a_body_that_is_worse_in_int8_alone_is_refused(judge: Gate, body: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = gate.Gate._int8_pictures
+
+    def greyed(self: Gate, *arguments: Any) -> tuple[Folding, Parity, list[Work]]:
+        folded, parity, pictures = honest(self, *arguments)
+        return folded, parity, [np.full_like(picture, 128) for picture in pictures]
+
+    monkeypatch.setattr(gate.Gate, "_int8_pictures", greyed)
+
+    assert_refused(judge.judge(body), "style distance in int8")
+
+
+def test_there_is_a_strip_of_pictures_for_a_person_to_look_at(judge: Gate, body: Arrays) -> None:
+    moved = {name: array + np.float32(0.02) if name.startswith("to_full") else array for name, array in body.items()}
+
+    strip = judge.judge(moved).strip
+
+    assert strip is not None
+    height, width = strip.shape[:2]
+    assert width > 3 * height  # photo, before, after, in int8
+    photo, before, after, in_int8 = (
+        strip[:, left : left + width // 4].astype(int) for left in range(0, 4 * (width // 4), width // 4)
+    )
+    assert np.abs(before - photo).mean() > 3
+    assert 0 < np.abs(after - before).mean() < np.abs(after - photo).mean()
+    assert np.abs(in_int8 - after).mean() < np.abs(in_int8 - photo).mean()
+
+
 def test_judging_does_not_change_the_body(judge: Gate, body: Arrays) -> None:
     before = {name: array.copy() for name, array in body.items()}
 
@@ -159,6 +195,8 @@ GOOD = Verdict(
     grid=3.0,
     int8_psnr_db=INT8_PSNR_DB,
     int8_ssim=INT8_SSIM,
+    int8_style_before=1.0,
+    int8_style_after=1.0,
 )
 
 
@@ -175,6 +213,10 @@ GOOD = Verdict(
         ({"int8_psnr_db": 28.0, "int8_ssim": 0.9}, ""),
         ({"int8_psnr_db": 27.9}, "int8 at 27.9 dB"),
         ({"int8_ssim": 0.899}, "SSIM 0.899 of fp32"),
+        ({"int8_style_after": 1.05}, ""),
+        ({"int8_style_after": 1.051}, "style distance in int8 1.0510 against 1.0000"),
+        ({"int8_style_after": float("nan")}, "style distance in int8 nan"),
+        ({"int8_style_after": float("inf")}, "style distance in int8 inf"),
         ({"style_after": float("nan")}, "style distance nan"),
         ({"content_after": float("nan")}, "SSIM to the photos nan"),
         ({"grid": float("nan")}, "a pixel grid of nan"),

@@ -11,9 +11,9 @@ from coordinator import pki, publish
 from coordinator.errors import GateRefusedError
 from coordinator.gate import Candidate
 from export import release
-from export.errors import IntegrityError, NotConfiguredError, RefusedError, ResourceError
+from export.errors import IntegrityError, NotConfiguredError, RefusedError, ResourceError, UsageError
 from export.files import held
-from export.ledger import Ledger
+from export.ledger import Ledger, Value
 from export.signing import Trust, VerifiedRelease
 from models.originality import Likeness, Originality
 from tests import releases, simulators
@@ -35,6 +35,11 @@ def candidate(hub: CoordinatorHome, *reasons: str) -> Candidate:
 
 def put_out(hub: CoordinatorHome, round_: int = 1) -> VerifiedRelease:
     return publish.publish(hub, publish.current_release(hub), candidate(hub), round_, contributors=3)
+
+
+def published_in(hub: CoordinatorHome) -> list[dict[str, Value]]:
+    """The releases in the coordinator's account."""
+    return [entry for entry in Ledger(hub.ledger_file).entries() if entry["what"] == "published"]
 
 
 def test_a_new_federation_serves_the_base_under_its_own_key(hub: CoordinatorHome, world: VerifiedRelease) -> None:
@@ -117,6 +122,22 @@ def test_going_back_goes_forward(hub: CoordinatorHome) -> None:
     assert publish.versions(hub) == [1, 2, 3, 4]
 
 
+def test_one_command_goes_back_to_the_body_before_and_again_to_the_one_before_that(hub: CoordinatorHome) -> None:
+    first = publish.current_release(hub)
+    body = {name: array + np.float32(0.01) for name, array in release.body_of(first).items()}
+    second = publish.publish(hub, first, replace(candidate(hub), body=body), 1, 3)
+    other = {name: array + np.float32(0.02) for name, array in body.items()}
+    publish.publish(hub, second, replace(candidate(hub), body=other), 2, 3)
+
+    back = publish.rollback(hub)
+    assert (back.manifest.version, back.manifest.body) == (4, second.manifest.body)
+    assert publish.current_release(hub).digest == back.digest
+    farther = publish.rollback(hub)
+    assert (farther.manifest.version, farther.manifest.body) == (5, first.manifest.body)
+    with pytest.raises(UsageError, match="no release to go back to"):
+        publish.rollback(hub)
+
+
 def test_a_number_is_never_used_twice_even_if_its_folder_is_gone(hub: CoordinatorHome) -> None:
     put_out(hub)
     (hub.current_file).write_bytes(b"1")
@@ -150,7 +171,7 @@ def test_a_kill_in_the_middle_leaves_a_newcomer_able_to_install_what_is_served(
     served = publish.current_release(hub).manifest.version
     assert served == (2 if killed_at == "trust" else 1)
     assert Trust.load(hub.trust_file).highest_version <= served
-    assert [entry["version"] for entry in Ledger(hub.ledger_file).entries()] == ([1] if killed_at == "ledger" else [1, 2])
+    assert [entry["version"] for entry in published_in(hub)] == ([1] if killed_at == "ledger" else [1, 2])
     assert put_out(hub).manifest.version == 3
 
 
@@ -181,8 +202,8 @@ def test_two_who_publish_at_once_are_told_apart(hub: CoordinatorHome) -> None:
 def test_everything_published_stands_in_the_ledger(hub: CoordinatorHome) -> None:
     published = put_out(hub)
 
-    entries = Ledger(hub.ledger_file).entries()
-    assert [(entry["what"], entry["version"]) for entry in entries] == [("published", 1), ("published", 2)]
+    entries = published_in(hub)
+    assert [entry["version"] for entry in entries] == [1, 2]
     assert entries[-1]["manifest"] == published.digest
     assert entries[-1]["contributors"] == 3
 

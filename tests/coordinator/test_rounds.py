@@ -21,7 +21,7 @@ from export.errors import IntegrityError, RefusedError, SfumatoError
 from export.files import held
 from export.ledger import Ledger
 from export.signing import VerifiedRelease
-from models import wire
+from models import codecs, wire
 from models.update import Arrays, Declined, DeclineReason, Flat
 from tests import releases, simulators
 from tests.simulators import Clock, CoordinatorHome, Objects, SimulatedGrid, hold_rounds, honest
@@ -168,6 +168,13 @@ def test_a_refused_round_publishes_nothing_and_says_why(hub: CoordinatorHome, mo
     entries = Ledger(hub.ledger_file).entries()
     assert [entry["version"] for entry in entries if entry["what"] == "published"] == [1]
     assert (entries[-1]["what"], entries[-1]["outcome"]) == ("round", "refused")
+
+
+def test_a_judged_round_leaves_a_strip_of_pictures(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold_rounds(monkeypatch, hub, SimulatedGrid({1: honest(1), 2: honest(2)}))
+
+    strip = codecs.decode((hub.strips / "round-1.jpg").read_bytes())
+    assert min(strip.shape[:2]) > 100
 
 
 def bodies_judged(monkeypatch: pytest.MonkeyPatch, refused: Callable[[Flat], bool] = lambda _body: False) -> list[Flat]:
