@@ -75,6 +75,8 @@ _log = logging.getLogger(__name__)
 
 RegisterNode = Callable[[bytes], int]
 """Tells Flower of a node's public key and returns its node id."""
+OnlineNodes = Callable[[], frozenset[int] | None]
+"""The nodes that Flower sees; None if it does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,13 @@ class Joining:
             raise UsageError("this is not a request to join", advice="Update Sfumato on your machine.") from error
 
 
-def create_endpoint(home: Home, register_node: RegisterNode) -> Starlette:
+def create_endpoint(home: Home, register_node: RegisterNode, online_nodes: OnlineNodes = lambda: None) -> Starlette:
     """The ASGI app.
 
     Args:
         home: the coordinator's folder.
         register_node: called in a thread when somebody joins as an artist.
+        online_nodes: called in a thread when a member asks how things stand.
     """
     store = Store(home.database)
     door = _Door(store, Replays(time.time()))
@@ -133,7 +136,7 @@ def create_endpoint(home: Home, register_node: RegisterNode) -> Starlette:
 
     async def release(request: HttpRequest) -> Response:
         member = await run_in_threadpool(door.member, *await _signed(request))
-        return JSONResponse(await run_in_threadpool(_newest, home, store, member))
+        return JSONResponse(await run_in_threadpool(_newest, home, store, member, online_nodes))
 
     async def policy_(request: HttpRequest) -> Response:
         await run_in_threadpool(door.member, *await _signed(request))
@@ -288,9 +291,9 @@ def _note(home: Home, what: str, member: Node) -> None:
     _log.info("node %d %s as %s, %s; its six digits are %s", member.node_id, what, member.alias, member.role, digits)
 
 
-def _newest(home: Home, store: Store, member: Node) -> dict[str, object]:
+def _newest(home: Home, store: Store, member: Node, online_nodes: OnlineNodes) -> dict[str, object]:
     """The served release, whether a round is under way (in which nodes had better not be busy elsewhere), which policy holds,
-    and what became of this member's last updates.
+    what became of this member's last updates, and whether Flower sees its node: one that hangs does not know it.
     """
     rounds = store.rounds()  # before the release: whoever reads that no round is under way reads what the last one made
     running = bool(rounds) and not rounds[-1].is_over
@@ -302,8 +305,15 @@ def _newest(home: Home, store: Store, member: Node) -> dict[str, object]:
         "round_running": running,
         "time": time.time(),
         "policy": policies.current(home).digest,
+        "online": _is_online(member, online_nodes),
         "answers": [_verdict(number, answer) for number, answer in store.answers_of(member.node_id, _ANSWERS)],
     }
+
+
+def _is_online(member: Node, online_nodes: OnlineNodes) -> bool | None:
+    """Whether Flower would give the member's node a message now; None if that cannot be told, or is nobody's question."""
+    online = online_nodes() if member.role == "artist" else None
+    return None if online is None else member.node_id in online
 
 
 def _verdict(number: int, answer: Answer) -> dict[str, object]:

@@ -218,6 +218,8 @@ class Gate:
 
 def _reasons(verdict: Verdict) -> tuple[str, ...]:
     """What speaks against a candidate, in words. Written so that NaN fails every comparison."""
+    unknown = float("nan")
+    in_int8 = [unknown if f is None else f for f in (verdict.int8_style_before, verdict.int8_style_after)]
     checks = (
         (
             verdict.style_after <= STYLE_RATIO * verdict.style_before,
@@ -236,8 +238,8 @@ def _reasons(verdict: Verdict) -> tuple[str, ...]:
             f"int8 at {verdict.int8_psnr_db:.1f} dB and SSIM {verdict.int8_ssim:.3f} of fp32",
         ),
         (
-            verdict.int8_style_after <= INT8_STYLE_RATIO * verdict.int8_style_before,
-            f"style distance in int8 {verdict.int8_style_after:.4f} against {verdict.int8_style_before:.4f} before",
+            in_int8[1] <= INT8_STYLE_RATIO * in_int8[0],
+            f"style distance in int8 {in_int8[1]:.4f} against {in_int8[0]:.4f} before",
         ),
     )
     return tuple(reason for passed, reason in checks if not passed)

@@ -13,18 +13,18 @@ from coordinator import pki
 from coordinator.config import Config, Home
 from export import policy, settings
 from export.errors import IntegrityError, NotConfiguredError, RefusedError
-from export.files import read_bounded, write_atomic, write_json
+from export.files import held, read_bounded, write_atomic, write_json
 from export.ledger import Ledger, Value
 from export.policy import POLICY_MAX_BYTES, Policy, SignedPolicy
 from export.signing import Trust
 
 _SUFFIX: Final = ".json"
+_FILE_MAX_BYTES: Final = 16 * POLICY_MAX_BYTES  # JSON writes some bytes as six
 
 
 def begin(home: Home, config: Config) -> SignedPolicy:
-    """Publish the first policy of a new federation, with what is usual."""
-    write_atomic(home.policy_file, settings.text(Policy(config.name, 1, config.modality)))
-    return publish(home)
+    """Publish the first policy of a new federation, with what is usual; its settings need not be written yet."""
+    return _publish(home, Policy(config.name, 1, config.modality), 0)
 
 
 def draft(home: Home) -> Policy:
@@ -58,21 +58,29 @@ def publish(home: Home) -> SignedPolicy:
         NotConfiguredError: it is no policy.
         ResourceError: it cannot be written.
     """
-    number = _newest(home)
-    wanted = draft(home)
+    with held(home.publish_lock, "publishing"):
+        return _publish(home, draft(home), _newest(home))
+
+
+def _publish(home: Home, wanted: Policy, number: int) -> SignedPolicy:
+    if wanted.visibility != "open":
+        raise NotConfiguredError(
+            "this version holds no veiled rounds yet", advice=f'Set visibility = "open" in {home.policy_file}.'
+        )
     if number and replace(wanted, version=number) == current(home).policy:
         signed = current(home)
     else:
         signed = policy.sign(replace(wanted, version=number + 1), pki.release_key(home))
         write_json(home.policies / f"{number + 1}{_SUFFIX}", policy.to_plain(signed))
-    said = signed.policy
-    entry: dict[str, Value] = {
-        "what": "policy",
-        "version": said.version,
-        "policy": signed.digest,
-        "visibility": said.visibility,
-    }
-    Ledger(home.ledger_file).append_once(entry, "what", "policy")  # a kill may have come between the file and this
+    for version in range(1, signed.policy.version + 1):  # a kill may have come between a file and its line
+        said = _published(home, version)
+        entry: dict[str, Value] = {
+            "what": "policy",
+            "version": version,
+            "policy": said.digest,
+            "visibility": said.policy.visibility,
+        }
+        Ledger(home.ledger_file).append_once(entry, "what", "policy")
     write_atomic(home.policy_file, signed.raw)
     return signed
 
@@ -87,13 +95,19 @@ def current(home: Home) -> SignedPolicy:
     number = _newest(home)
     if not number:
         raise NotConfiguredError("no policy was published", advice="Publish one with: sfumato-coordinator policy publish")
+    return _published(home, number)
+
+
+def _published(home: Home, number: int) -> SignedPolicy:
     try:
-        raw, signatures = policy.from_plain(
-            json.loads(read_bounded(home.policies / f"{number}{_SUFFIX}", 2 * POLICY_MAX_BYTES))
-        )
-    except ValueError as error:
+        plain = json.loads(read_bounded(home.policies / f"{number}{_SUFFIX}", _FILE_MAX_BYTES))
+        raw, signatures = policy.from_plain(plain)
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"policy {number} cannot be read", advice="Put it back from a backup.") from error
-    return policy.verify(raw, signatures, Trust.load(home.trust_file))
+    found = policy.verify(raw, signatures, Trust.load(home.trust_file))
+    if found.policy.version != number:
+        raise IntegrityError(f"policy {number} says it is {found.policy.version}", advice="Put it back from a backup.")
+    return found
 
 
 def require_published(home: Home) -> SignedPolicy:

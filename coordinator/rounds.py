@@ -28,6 +28,7 @@ from typing import Final, Protocol
 import httpx
 import numpy as np
 from flwr.app import Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 
 from coordinator import aggregate, policies
 from coordinator.admission import Accepted, Reason, Rejected, Terms, admit
@@ -46,6 +47,17 @@ from models import codecs, compression, registry, state, wire
 from models.update import Arrays, Assignment, Declined, Layout, Update
 
 _POLL_S: Final = 0.5
+_COME_BACK_S: Final = 120.0
+_ASKED_AGAIN_MAX: Final = 5
+_LOST: Final = frozenset(
+    {
+        ErrorCode.MESSAGE_UNAVAILABLE,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        ErrorCode.NODE_UNAVAILABLE,
+        ErrorCode.CLIENT_APP_CRASHED,
+    }
+)
+"""What Flower says of a node that was killed or cut off; a node that failed says so itself, in another code."""
 _log = logging.getLogger(__name__)
 
 
@@ -181,25 +193,79 @@ def _collect(grid: Grid, this: _ThisRound, signed: SignedPolicy, deadline: float
     )
     asked, store = this.store.asked(this.number), this.store
     answered = {answer.node_id for answer in store.answers(this.number)}
-    nodes = [node_id for node_id in asked if node_id not in answered]
-    messages = _messages(wire.pack_assignment(assignment), nodes, this.number, deadline - time.time())
-    pending = dict(zip(grid.push_messages(messages), nodes, strict=True)) if nodes else {}
+    sent = _Sent(grid, wire.pack_assignment(assignment), this.number, deadline)
+    sent.to([node_id for node_id in asked if node_id not in answered])
     started = time.monotonic()
-    while pending:
-        taken = _take_one(grid, pending)
+    while sent.pending or sent.lost:
+        taken = _take_one(grid, sent.pending)
         if taken is not None:
-            store.add_answer(this.number, _answer(this, *taken, terms, time.monotonic() - started))
+            if not (taken[1] is not None and sent.asks_again(taken[0], taken[1])):
+                store.add_answer(this.number, _answer(this, *taken, terms, time.monotonic() - started))
         elif time.time() < deadline:
+            for node_id in sent.look_for_the_lost():
+                store.add_answer(this.number, _silent(node_id, "node-failed", time.monotonic() - started))
             accepted = sum(answer.accepted for answer in store.answers(this.number))
             left_s = deadline - time.time()
-            this.report(
-                "training", f"{accepted} of {len(asked)} updates in, {len(pending)} outstanding, waiting up to {left_s:.0f} s"
-            )
+            outstanding = f"{len(sent.pending)} outstanding, {len(sent.lost)} lost on the way"
+            this.report("training", f"{accepted} of {len(asked)} updates in, {outstanding}, waiting up to {left_s:.0f} s")
             time.sleep(_POLL_S)
         else:  # only here: what is in at the deadline is in
             break
-    for node_id in pending.values():
+    for node_id in (*sent.pending.values(), *sent.lost):
         store.add_answer(this.number, _silent(node_id, "no-answer", policy.deadline_s))
+
+
+@dataclass(slots=True)
+class _Sent:
+    """The messages of a round that are on their way, and the nodes whose message or answer was lost.
+
+    A node that was killed or cut off while it trained is one whose message Flower gives up on. It is asked again when it is
+    back: it goes on where it was, or answers with the update it has made. Who does not come back costs a round two minutes.
+
+    Attributes:
+        grid: Flower's.
+        record: what is asked.
+        number: of the round.
+        deadline: of the round, seconds since 1970.
+        pending: the node of each message that is outstanding.
+        lost: since when each lost node is.
+        times: how often each node was asked again.
+    """
+
+    grid: Grid
+    record: RecordDict
+    number: int
+    deadline: float
+    pending: dict[str, int] = field(default_factory=dict)
+    lost: dict[int, float] = field(default_factory=dict)
+    times: dict[int, int] = field(default_factory=dict)
+
+    def to(self, nodes: list[int]) -> None:
+        """Ask some nodes."""
+        messages = _messages(self.record, nodes, self.number, self.deadline - time.time())
+        self.pending |= dict(zip(self.grid.push_messages(messages), nodes, strict=True)) if nodes else {}
+
+    def asks_again(self, node_id: int, message: Message) -> bool:
+        """Whether what came is no answer but Flower's word that there will be none, and the node can be asked once more."""
+        if not message.has_error() or message.error.code not in _LOST or self.times.get(node_id, 0) >= _ASKED_AGAIN_MAX:
+            return False
+        self.times[node_id] = self.times.get(node_id, 0) + 1
+        self.lost[node_id] = time.monotonic()
+        return True
+
+    def look_for_the_lost(self) -> list[int]:
+        """Ask again whoever is back; those who were away for too long, and are given up."""
+        if not self.lost:
+            return []
+        online = set(self.grid.get_node_ids())
+        back = [node_id for node_id in self.lost if node_id in online]
+        for node_id in back:
+            del self.lost[node_id]
+        self.to(back)
+        given_up = [node_id for node_id, since in self.lost.items() if time.monotonic() - since > _COME_BACK_S]
+        for node_id in given_up:
+            del self.lost[node_id]
+        return given_up
 
 
 def _gather(grid: Grid, config: Config, this: _ThisRound) -> list[int]:

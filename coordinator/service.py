@@ -44,6 +44,7 @@ _PATIENCE_S: Final = 90.0
 """How long a run may take until its server part is at work: it imports torch first."""
 _LOST_S: Final = 3.0
 """How long one that was at work may be seen not to be; Flower's supervisor may be handing over to another."""
+_SEEN_S: Final = 3.0
 _STARTS_MAX: Final = 5
 """How often a run is started anew without a round coming to an end."""
 
@@ -71,8 +72,8 @@ def init(home: Home, name: str, host: str, port: int) -> None:
     config = Config(name=name, host=host, port=port)
     Store(home.database)
     adopt_base(home, name, config.modality)
-    settings.save(home.config_file, config)
     policies.begin(home, config)
+    settings.save(home.config_file, config)  # last: with it, it is set up
 
 
 def run(home: Home, on_ready: Callable[[int], None]) -> None:
@@ -117,7 +118,29 @@ def serve(home: Home) -> None:
         with _control(home) as control:
             return control.register_node(public_key)
 
-    serve_superlink(place, create_endpoint(home, register))
+    def seen() -> frozenset[int] | None:
+        try:
+            with _control(home) as control:
+                return control.online_nodes()
+        except SfumatoError:  # it is just starting
+            return None
+
+    serve_superlink(place, create_endpoint(home, register, _Lasting(seen, _SEEN_S)))
+
+
+@dataclass(slots=True)
+class _Lasting:
+    """What a function said, for a while: many nodes ask the same within a second."""
+
+    ask: Callable[[], frozenset[int] | None]
+    lasts_s: float
+    _said: frozenset[int] | None = None
+    _at: float = float("-inf")
+
+    def __call__(self) -> frozenset[int] | None:
+        if time.monotonic() - self._at > self.lasts_s:
+            self._said, self._at = self.ask(), time.monotonic()
+        return self._said
 
 
 def serve_command(home: Home) -> list[str]:

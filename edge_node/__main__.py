@@ -184,9 +184,7 @@ def policy_show(*, home: HomeOption = None, as_json: JsonOption = False) -> None
     """Show the federation's policy in words, and whether you have agreed to it."""
     with console.errors(as_json=as_json):
         place = _ready(home)
-        offered, accepted = consent.offered(place), consent.accepted(place)
-        if offered is None:
-            raise NotConfiguredError("no policy was offered yet", advice="Join a federation with: sfumato join INVITE")
+        offered, accepted = consent.show(place), consent.accepted(place)
         is_accepted = accepted is not None and accepted.digest == offered.digest
         before = None if accepted is None or is_accepted else accepted.policy.version
 

@@ -132,6 +132,11 @@ class Home:
         return self.root / "federation" / "policy.json"
 
     @property
+    def shown_policy_file(self) -> Path:
+        """Digest of the policy that the artist was last shown."""
+        return self.root / "federation" / "policy-shown"
+
+    @property
     def consent_file(self) -> Path:
         """To which policy the artist has agreed, and when."""
         return self.root / "federation" / "consent.json"

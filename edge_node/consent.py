@@ -17,11 +17,12 @@ from edge_node.config import Home
 from edge_node.errors import NoConsentError
 from export import policy
 from export.errors import IntegrityError, RefusedError
-from export.files import Digest, read_bounded, write_json
+from export.files import Digest, read_bounded, write_atomic, write_json
 from export.ledger import Ledger
 from export.policy import POLICY_MAX_BYTES, SignedPolicy
 
 _CONSENT_MAX_BYTES: Final = 4096
+_FILE_MAX_BYTES: Final = 16 * POLICY_MAX_BYTES  # JSON writes some bytes as six
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +82,37 @@ def accepted(home: Home) -> SignedPolicy | None:
     return found
 
 
-def accept(home: Home) -> SignedPolicy:
-    """Agree to the newest policy that was offered.
+def show(home: Home) -> SignedPolicy:
+    """The newest policy that was offered, for the artist to read; it is remembered which one that was.
 
     Raises:
         NoConsentError: none was.
-        RefusedError: it asks for more than this machine's own bounds allow.
-        ResourceError: it cannot be written.
+        IntegrityError: it was changed on this machine.
+        ResourceError: it cannot be remembered.
     """
     found = offered(home)
     if found is None:
         raise NoConsentError("no policy was offered yet", advice="Join with: sfumato join INVITE, or wait for sfumato up")
+    write_atomic(home.shown_policy_file, found.digest.encode())
+    return found
+
+
+def accept(home: Home) -> SignedPolicy:
+    """Agree to the policy that was shown, if it is still the newest that was offered.
+
+    Raises:
+        NoConsentError: none was shown, or another one was offered since.
+        RefusedError: it asks for more than this machine's own bounds allow.
+        ResourceError: it cannot be written.
+    """
+    found = offered(home)
+    if found is None or _shown(home) != found.digest:
+        raise NoConsentError(
+            "you have not read the policy that is offered now",
+            advice="Read it with: sfumato policy show, then agree with: sfumato policy accept",
+        )
     require_within_bounds(home, found)
-    when = datetime.fromtimestamp(clock.now_s(home), UTC).isoformat(timespec="seconds")
+    when = datetime.fromtimestamp(clock.now_s(home), UTC).isoformat(timespec="microseconds")
     # The account first: an agreement that is not in it does not hold.
     Ledger(home.ledger_file).append(
         {
@@ -124,18 +143,6 @@ def required(home: Home) -> SignedPolicy:
     return found
 
 
-def agreement(home: Home) -> str:
-    """Names the agreement; agreeing to the same policy again is another one.
-
-    Raises:
-        NoConsentError: there is none.
-    """
-    found = _consent(home)
-    if found is None:
-        raise NoConsentError("you have not agreed to this federation's policy", advice="Agree with: sfumato policy accept")
-    return f"{found.digest} {found.when}"
-
-
 def require_within_bounds(home: Home, signed: SignedPolicy) -> None:
     """Have a policy be within what this machine allows, whatever the coordinator says.
 
@@ -143,6 +150,12 @@ def require_within_bounds(home: Home, signed: SignedPolicy) -> None:
         RefusedError: it is not.
     """
     config, asked = home.config(), signed.policy
+    if asked.visibility != "open":  # never do less than was agreed to
+        raise RefusedError("this version takes no part in veiled rounds yet", advice="Update Sfumato on this machine.")
+    if asked.modality != config.modality:
+        raise RefusedError(
+            f"the policy is for {asked.modality}, this machine works on {config.modality}", advice="Ask the coordinator why."
+        )
     if asked.clip > config.clip_max:
         raise RefusedError(
             f"the policy asks for updates of norm {asked.clip:g}; this machine allows {config.clip_max:g}",
@@ -153,6 +166,13 @@ def require_within_bounds(home: Home, signed: SignedPolicy) -> None:
             f"the policy asks for {asked.steps} steps; this machine allows {config.steps_max}",
             advice=f"Ask the coordinator why; to allow it set steps_max in {home.config_file}.",
         )
+
+
+def _shown(home: Home) -> str:
+    try:
+        return read_bounded(home.shown_policy_file, _CONSENT_MAX_BYTES).decode()
+    except (OSError, ValueError, IntegrityError):
+        return ""
 
 
 def _consent(home: Home) -> Consent | None:
@@ -169,7 +189,7 @@ def _consent(home: Home) -> Consent | None:
 
 def _read(home: Home, path: Path) -> SignedPolicy | None:
     try:
-        raw, signatures = policy.from_plain(json.loads(read_bounded(path, 2 * POLICY_MAX_BYTES)))
+        raw, signatures = policy.from_plain(json.loads(read_bounded(path, _FILE_MAX_BYTES)))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:

@@ -9,7 +9,8 @@ nothing else. In this order:
 3. Clip to the policy's norm.
 4. Add noise, if the policy says so.
 5. Compress: the policy's share of the numbers, in 8 bits each, rounded at random; what is decoded is never longer than the
-   clip. The new residual is what that leaves out.
+   clip. The new residual is what was meant and not sent, without the noise, and at most ten clips long: what a clip or a share
+   leaves out today is sent tomorrow.
 6. Sign with this machine's enrolled key.
 7. Write it to the artist's ledger. What is not in the ledger was not sent: sending comes after, and is done by others.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,6 +29,8 @@ from export.ledger import Ledger, Value
 from export.policy import Policy
 from models import compression, privacy
 from models.update import Arrays, Assignment, Flat, Layout, Update
+
+_RESIDUAL_CLIPS: Final = 10.0
 
 Entry: TypeAlias = Mapping[str, Value]
 """A line of the ledger."""
@@ -88,6 +91,8 @@ def seal(
     Raises:
         ValueError: the training spoilt the body.
     """
+    if residual.shape != (layout.size,) or assignment.body.shape != (layout.size,):
+        raise ValueError("the body or the residual has another length than the layout")
     # 1.
     shared = {name: trained.tensors[name] for name in layout.names}
     movement = layout.flatten(shared) - assignment.body
@@ -100,6 +105,7 @@ def seal(
     # 5.
     payload = compression.compress(noised, layout, policy.keep, policy.clip, rng)
     sent = compression.decompress(payload, layout)
+    unsent = wanted - clipped + np.where(sent == 0, clipped, noised - sent)
     # 6.
     update = Update(
         federation=assignment.federation,
@@ -128,7 +134,7 @@ def seal(
         "loss-after": trained.loss_after,
         "steps": trained.steps,
     }
-    return Sealed(signed, noised - sent, entry)
+    return Sealed(signed, privacy.clip(unsent, _RESIDUAL_CLIPS * policy.clip), entry)
 
 
 def note(ledger: Ledger, entry: Entry) -> None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from export.processes import Child, child_environment, free_port
 from export.supervisor import Supervisor, open_log, stop_signal
 
 _TICK_S: Final = 0.5
+_UNSEEN_S: Final = 90.0  # Flower itself takes a minute to call a node gone, and as long to know one that is back
 _RENEWAL_PAUSE_S: Final = 900.0  # after a renewal that failed
 
 _log = logging.getLogger(__name__)
@@ -86,9 +87,10 @@ def _start_flower(home: Home, member: membership.Membership, supervisor: Supervi
 def _loop(home: Home, config: Config, supervisor: Supervisor, stop: threading.Event) -> None:
     """Tend the children, and every ``poll_s`` look for a release, in a thread that nobody waits for."""
     renewals, is_due = _Renewals(home, supervisor), threading.Event()
+    sight = _Sight()
 
     def look() -> None:
-        if _look_for_release(home):
+        if _look_for_release(home, sight):
             is_due.set()
 
     looking, next_look = threading.Thread(), 0.0
@@ -99,12 +101,44 @@ def _loop(home: Home, config: Config, supervisor: Supervisor, stop: threading.Ev
             if is_due.is_set():
                 is_due.clear()
                 renewals.begin()
+            if sight.is_lost():
+                _log.warning("the coordinator has not seen this node for a while; Flower's part of it is started again")
+                supervisor.rest("supernode")
+                supervisor.resume("supernode")
             if not looking.is_alive() and time.monotonic() >= next_look:
                 next_look = time.monotonic() + config.poll_s
                 looking = threading.Thread(target=look, name="look for a release", daemon=True)
                 looking.start()
     finally:
         renewals.stop()
+
+
+@dataclass(slots=True)
+class _Sight:
+    """For how long the coordinator has not seen this node, though it answers.
+
+    A SuperNode whose line breaks at the wrong moment may hang: it interrupts itself, and its server's thread lives on. Nothing
+    on this machine tells; only the other end does.
+    """
+
+    lost_since: float | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, *, is_seen: bool | None) -> None:
+        """What the coordinator said now; None if it cannot tell."""
+        with self.lock:
+            if is_seen is not False:
+                self.lost_since = None
+            elif self.lost_since is None:
+                self.lost_since = time.monotonic()
+
+    def is_lost(self) -> bool:
+        """Whether it has lasted for too long; the count begins anew then."""
+        with self.lock:
+            if self.lost_since is None or time.monotonic() - self.lost_since < _UNSEEN_S:
+                return False
+            self.lost_since = time.monotonic()
+            return True
 
 
 @dataclass(slots=True)
@@ -150,7 +184,7 @@ class _Renewals:
         self.supervisor.resume("runner")
 
 
-def _look_for_release(home: Home) -> bool:
+def _look_for_release(home: Home, sight: _Sight) -> bool:
     """Install what is new.
 
     Returns:
@@ -158,6 +192,7 @@ def _look_for_release(home: Home) -> bool:
     """
     try:
         news = updater.update(home)
+        sight.note(is_seen=news.is_seen)
         if news.installed is not None:
             _log.info("installed release %d", news.installed.manifest.version)
         return needs_renewal(home) and not news.is_round_running

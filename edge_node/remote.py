@@ -55,6 +55,7 @@ class Offer:
         time_s: the coordinator's time then.
         policy: digest of the policy that holds.
         verdicts: what became of this node's last updates, the newest first.
+        is_seen: whether Flower sees this node there; None if that cannot be told.
     """
 
     version: int
@@ -63,6 +64,7 @@ class Offer:
     time_s: float
     policy: str
     verdicts: tuple[Verdict, ...]
+    is_seen: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class Remote:
                 time_s=float(str(plain["time"])),
                 policy=_words(plain["policy"]),
                 verdicts=_verdicts(plain["answers"]),
+                is_seen=_truth(plain["online"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise _nonsense() from error
@@ -311,6 +314,12 @@ def _refusal(status: int, data: bytes) -> SfumatoError:
         return _REFUSALS.get(str(code), JoinRefusedError)(message, advice=advice)
     kind = NoCoordinatorError if status == http.client.SERVICE_UNAVAILABLE else IntegrityError
     return kind(f"the coordinator answered: {message}", advice=advice)
+
+
+def _truth(said: object) -> bool | None:
+    if said is not None and not isinstance(said, bool):
+        raise TypeError("neither true nor false nor unknown")
+    return said
 
 
 def _verdicts(said: object) -> tuple[Verdict, ...]:

@@ -39,8 +39,6 @@ class RoundState:
     Attributes:
         material: names what was learned from; of other works nothing here may be used, and least of all sent.
         asked: names the assignment, its body included.
-        consent: names the agreement the round was held under.
-        rounds: how many were held under it, this one included.
         private: the network's private tensors as training left them.
         moments: what the optimiser has seen.
         residual: what the updates so far have left out, flat.
@@ -50,8 +48,6 @@ class RoundState:
 
     material: Digest
     asked: Digest
-    consent: str
-    rounds: int
     private: Arrays
     moments: SeenMoments
     residual: Flat
@@ -79,24 +75,24 @@ def save(path: Path, state: RoundState) -> None:
     said = {
         "material": state.material,
         "asked": state.asked,
-        "consent": state.consent,
-        "rounds": state.rounds,
         "update": _plain(state.update),
         "entry": dict(state.entry),
     }
-    write_atomic(path, weights.pack(arrays, {"round": json.dumps(said)}), mode=0o600)
+    text = json.dumps(said)
+    write_atomic(path, weights.pack(arrays, {"round": text, "sha256": _checksum(arrays, text)}), mode=0o600)
 
 
 def load(path: Path) -> RoundState | None:
     """The state after the last round; None if there was none, or the file is damaged and the node starts afresh."""
     try:
         data = read_bounded(path, _MAX_BYTES)
-        arrays, said = weights.unpack(data), json.loads(weights.metadata_of(data)["round"])
+        arrays, metadata = weights.unpack(data), weights.metadata_of(data)
+        if _checksum(arrays, metadata["round"]) != metadata["sha256"]:
+            return None
+        said = json.loads(metadata["round"])
         return RoundState(
             material=Digest(str(said["material"])),
             asked=Digest(str(said["asked"])),
-            consent=str(said["consent"]),
-            rounds=int(said["rounds"]),
             private={name.removeprefix(_PRIVATE): a for name, a in arrays.items() if name.startswith(_PRIVATE)},
             moments=_moments(arrays),
             residual=arrays[_RESIDUAL],
@@ -105,6 +101,11 @@ def load(path: Path) -> RoundState | None:
         )
     except (OSError, IntegrityError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _checksum(arrays: Arrays, text: str) -> str:
+    """Tells a flipped bit, which a file of numbers does not show."""
+    return hashlib.sha256(weights.pack(arrays) + text.encode()).hexdigest()
 
 
 def _moments(arrays: Arrays) -> SeenMoments:

@@ -30,7 +30,7 @@ from export.signing import VerifiedRelease
 from models import registry, state, training
 from models.contract import Lessons, Modality, Score, Work
 from models.samplers import Code
-from models.update import Assignment, Declined, DeclineReason, Flat, Update
+from models.update import Assignment, Declined, DeclineReason, Flat, LayoutError, Update
 
 Progress = Callable[[int, int], None]
 """Told steps done and steps in all."""
@@ -216,27 +216,28 @@ class RoundTraining:
             DivergedError: the training spoilt the network; nothing of it is kept.
         """
         self._refuse_foreign(assignment)
-        kept = round_state.load(self._home.round_file)
-        if kept is not None and kept.asked == round_state.name_of(assignment):
-            guard.note(Ledger(self._home.ledger_file), kept.entry)  # a kill may have come between the two
+        kept, account = round_state.load(self._home.round_file), Ledger(self._home.ledger_file)
+        is_asked_again = kept is not None and kept.asked == round_state.name_of(assignment)
+        try:
+            signed = consent.required(self._home)
+        except NoConsentError:
+            return Declined(assignment.round, "no-consent")
+        sent = _Sent.of(account, kept, assignment.federation, signed.digest)
+        reason = _declines(self._home, signed, assignment, sent.under_agreement - is_asked_again)
+        if reason is not None:
+            return Declined(assignment.round, reason)
+        if kept is not None and is_asked_again and kept.material == self._material():
+            guard.note(account, kept.entry)  # a kill may have come between the two
             return kept.update
-        if kept is not None and kept.update.federation == assignment.federation and assignment.round <= kept.update.round:
+        if assignment.round <= sent.last_round:
             raise RefusedError(
-                f"round {assignment.round} was asked for after round {kept.update.round} was answered",
+                f"round {assignment.round} was asked for after round {sent.last_round} was answered",
                 advice="Ask the coordinator why it goes back.",
             )
         if not np.isfinite(assignment.body).all():
             raise RefusedError("the coordinator's body holds numbers that are not finite", advice="Tell the coordinator.")
         try:
-            signed = consent.required(self._home)
-            agreement, rounds = consent.agreement(self._home), _rounds_under(kept, consent.agreement(self._home))
-            reason = _declines(self._home, signed, assignment, rounds)
-        except NoConsentError:
-            return Declined(assignment.round, "no-consent")
-        if reason is not None:
-            return Declined(assignment.round, reason)
-        try:
-            return self._train(assignment, signed.policy, agreement, rounds + 1, kept)
+            return self._train(assignment, signed.policy, kept)
         except BaseException:
             self._pupil = None  # its running statistics or code may be spoilt, and would spoil every round from now on
             raise
@@ -248,7 +249,7 @@ class RoundTraining:
                 "the coordinator asks for training this machine did not join", advice="Join that federation first."
             )
 
-    def _train(self, assignment: Assignment, policy: Policy, agreement: str, rounds: int, kept: RoundState | None) -> Update:
+    def _train(self, assignment: Assignment, policy: Policy, kept: RoundState | None) -> Update:
         pupil, material, residual = self._prepared(kept)
         layout = state.body_layout(pupil.modality)
         if assignment.layout_digest != layout.digest:
@@ -273,8 +274,6 @@ class RoundTraining:
         now = RoundState(
             material=material,
             asked=round_state.name_of(assignment),
-            consent=agreement,
-            rounds=rounds,
             private=state.private_arrays(pupil.modality, pupil.net),
             moments={name: {k: v.numpy() for k, v in seen.items()} for name, seen in pupil.moments.seen.items()},
             residual=sealed.residual,
@@ -299,7 +298,9 @@ class RoundTraining:
         rounds go on from that. Then what earlier updates left out is forgotten, too: it may tell of what was withdrawn.
         """
         material = self._material()
-        goes_on = kept if kept is not None and kept.material == material else None
+        layout = state.body_layout(registry.find(self._config.modality))
+        fits = kept is not None and kept.material == material and kept.residual.shape == (layout.size,)
+        goes_on = kept if fits else None
         if self._pupil is None or material != self._made_of:
             self._pupil = None  # two at once would not fit on a small machine
             self._pupil = self._begun(goes_on)
@@ -318,7 +319,10 @@ class RoundTraining:
         if not self._home.start_score_file.exists():
             write_json(self._home.start_score_file, asdict(pupil.score()), mode=0o600)
         if kept is not None:
-            state.load_inplace(pupil.net, kept.private)
+            try:
+                state.load_inplace(pupil.net, kept.private)
+            except LayoutError:  # of another version of this kind of art: it begins afresh
+                return pupil
             for name, seen in kept.moments.items():
                 pupil.moments.seen[name] = {key: torch.from_numpy(value.copy()) for key, value in seen.items()}
         return pupil
@@ -333,9 +337,30 @@ class RoundTraining:
         write_atomic(_code_file(self._home), weights.pack({"code": pupil.code()}, metadata), mode=0o600)
 
 
-def _rounds_under(kept: RoundState | None, agreement: str) -> int:
-    """How many rounds were held under an agreement."""
-    return kept.rounds if kept is not None and kept.consent == agreement else 0
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What this machine's account says of the rounds so far; the last update may have been made and not written down yet.
+
+    Attributes:
+        last_round: the highest number that was answered, 0 for none.
+        under_agreement: how many since the artist last agreed to the policy.
+    """
+
+    last_round: int
+    under_agreement: int
+
+    @classmethod
+    def of(cls, account: Ledger, kept: RoundState | None, federation: str, policy: Digest) -> _Sent:
+        """Read the account."""
+        rounds: dict[int, bool] = {}  # whether each was held under the agreement
+        for line in account.entries():
+            if line.get("what") == "agreed" and line.get("policy") == policy:
+                rounds = dict.fromkeys(rounds, False)
+            elif line.get("what") == "update" and line.get("federation") == federation:
+                rounds[int(str(line["round"]))] = line.get("policy") == policy
+        if kept is not None and kept.update.federation == federation:
+            rounds.setdefault(kept.update.round, kept.update.policy == policy)
+        return cls(max(rounds, default=0), sum(rounds.values()))
 
 
 def _declines(home: Home, signed: SignedPolicy, assignment: Assignment, rounds: int) -> DeclineReason | None:

@@ -44,25 +44,32 @@ class Trainer:
             theirs.close()
 
     def run(self, assignment: Assignment) -> Update | Declined:
-        """Train, or say why not.
+        """Train, or say why not; a process that dies over it is followed by another, once.
 
         Raises:
             TrainingFailedError: the training failed or its process died.
         """
-        self.warm()
-        if self._pipe is None:
-            raise AssertionError("warm() always leaves a pipe")
         try:
-            self._pipe.send(assignment)
-            answer = self._pipe.recv()
-        except (EOFError, OSError) as error:
+            answer = self._ask(assignment)
+        except (EOFError, OSError):  # killed, or out of memory: another one goes on where it was
             self.close()
-            raise TrainingFailedError(
-                "the training process died", advice="It starts again with the next round; look at free memory."
-            ) from error
+            try:
+                answer = self._ask(assignment)
+            except (EOFError, OSError) as error:
+                self.close()
+                raise TrainingFailedError(
+                    "the training process died twice", advice="It starts again with the next round; look at free memory."
+                ) from error
         if isinstance(answer, Update | Declined):
             return answer
         raise TrainingFailedError(f"the training failed ({answer})", advice="See the log of sfumato up.")
+
+    def _ask(self, assignment: Assignment) -> object:
+        self.warm()
+        if self._pipe is None:
+            raise AssertionError("warm() always leaves a pipe")
+        self._pipe.send(assignment)
+        return self._pipe.recv()
 
     def close(self) -> None:
         """End the process."""

@@ -40,10 +40,12 @@ class News:
     Attributes:
         installed: the release that was installed now, or None.
         is_round_running: whether a round was under way, in which this machine's cores are wanted for training.
+        is_seen: whether Flower sees this node at the coordinator; None if that cannot be told.
     """
 
     installed: VerifiedRelease | None
     is_round_running: bool
+    is_seen: bool | None = None
 
 
 def update(home: Home) -> News:
@@ -64,11 +66,14 @@ def update(home: Home) -> News:
         membership.rejoin(home)
         offer = coordinator.newest()
     clock.learn(home, offer.time_s)
-    _note_policy(home, coordinator, offer)
+    try:
+        _note_policy(home, coordinator, offer)
+    except IntegrityError as error:  # no round is held under it, and releases go on coming
+        _log.warning("%s. %s", error, error.advice)
     _note_verdicts(home, offer)
     membership.renew_certificate(home, coordinator)
     if _is_settled(home, offer.version):
-        return News(None, offer.is_round_running)
+        return News(None, offer.is_round_running, offer.is_seen)
     if len(offer.files) > _FILES_MAX or not all(_PATH.fullmatch(file) for file in offer.files):
         raise IntegrityError("the coordinator offers a release with impossible file names", advice="Do not use it.")
     home.releases.mkdir(parents=True, exist_ok=True)
@@ -79,12 +84,15 @@ def update(home: Home) -> News:
         installed = releases.install(home, folder)
     with suppress(ValueError):
         clock.know_at_least(home, datetime.fromisoformat(installed.manifest.created).timestamp())
-    return News(installed, offer.is_round_running)
+    return News(installed, offer.is_round_running, offer.is_seen)
 
 
 def _note_policy(home: Home, coordinator: Remote, offer: Offer) -> None:
     """Fetch the policy that holds, if it is another than the last one that was offered; agreeing is the artist's doing."""
-    known = consent.offered(home)
+    try:
+        known = consent.offered(home)
+    except IntegrityError:  # damaged: it is fetched again
+        known = None
     if known is None or known.digest != offer.policy:
         found = consent.keep_offered(home, *coordinator.policy())
         _log.warning("policy %d is to be read and agreed to: sfumato policy show", found.policy.version)

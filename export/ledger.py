@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from export.errors import IntegrityError, ResourceError
-from export.files import canonical_json, digest_of
+from export.files import canonical_json, digest_of, held
 
 _START: Final = "0" * 64
 _LINE_MAX_BYTES: Final = 64 * 2**10
@@ -54,10 +54,7 @@ class Ledger:
                     file.truncate(size)
                     raise
         except OSError as error:
-            raise ResourceError(
-                f"the ledger could not be written: {error.strerror}",
-                advice="Free some disk space; nothing is sent while the ledger cannot be kept.",
-            ) from error
+            raise _unwritable(error) from error
 
     def append_once(self, entry: Mapping[str, Value], *names: str) -> bool:
         """Add a line unless there is one with the same values of those names: whoever is killed after a line begins again.
@@ -69,9 +66,13 @@ class Ledger:
             ResourceError: it cannot be written.
             IntegrityError: the chain is broken.
         """
-        if any(all(line.get(name) == entry[name] for name in names) for line in self.entries()):
-            return False
-        self.append(entry)
+        try:
+            with held(self.path.with_name(f".{self.path.name}.lock"), "the ledger", waits=True):
+                if any(_is_same(line, entry, names) for line in self.entries()):
+                    return False
+                self.append(entry)
+        except OSError as error:
+            raise _unwritable(error) from error
         return True
 
     def entries(self) -> list[dict[str, Value]]:
@@ -115,6 +116,17 @@ class Ledger:
         return line
 
 
+def _unwritable(error: OSError) -> ResourceError:
+    return ResourceError(
+        f"the ledger could not be written: {error.strerror}",
+        advice="Free some disk space; nothing is sent while the ledger cannot be kept.",
+    )
+
+
+def _is_same(line: Mapping[str, Value], entry: Mapping[str, Value], names: tuple[str, ...]) -> bool:
+    return all(name in line and type(line[name]) is type(entry[name]) and line[name] == entry[name] for name in names)
+
+
 def _tail(file: RawIOBase) -> tuple[int, bytes | None, bytes]:
     """Where the last whole line ends, that line without its end, and the end it lacks.
 
@@ -141,6 +153,6 @@ def _linked(line: bytes, before: str) -> dict[str, Value] | None:
     """The entry of a line, if it is one and holds that digest."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) and entry.get("before") == before else None

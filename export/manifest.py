@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from export.errors import IntegrityError
@@ -39,7 +39,8 @@ class Verdict:
         content_before, content_after: mean SSIM to the probe photos, 1 is the same picture.
         grid: strength of a pixel-grid artefact in the candidate, see ``coordinator/gate.py``.
         int8_psnr_db, int8_ssim: int8 against folded fp32 pictures of the candidate.
-        int8_style_before, int8_style_after: style distance of what is painted in int8, by the current and the candidate body.
+        int8_style_before, int8_style_after: style distance of what is painted in int8, by the current and the candidate body;
+            not known of releases that were made before the gate looked at it.
     """
 
     style_before: float
@@ -49,8 +50,8 @@ class Verdict:
     grid: float
     int8_psnr_db: float
     int8_ssim: float
-    int8_style_before: float
-    int8_style_after: float
+    int8_style_before: float | None = None
+    int8_style_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,15 @@ _FIELDS: Final = frozenset(
         *("parent", "contributors", "licence", "created", "verdict", "files"),
     }
 )
-_VERDICT_FIELDS: Final = Verdict.__slots__
+_VERDICT_LATER: Final = frozenset({"int8_style_before", "int8_style_after"})
+_VERDICT_FIELDS: Final = frozenset(field.name for field in fields(Verdict))
 
 
 def _verdict_to_plain(verdict: Verdict | None) -> dict[str, float] | None:
-    return None if verdict is None else {name: getattr(verdict, name) for name in _VERDICT_FIELDS}
+    if verdict is None:
+        return None
+    figures = {name: getattr(verdict, name) for name in sorted(_VERDICT_FIELDS)}
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def parse_manifest(raw: bytes) -> Manifest:
@@ -171,7 +176,7 @@ def _digest(value: object) -> Digest:
 def _verdict(value: object) -> Verdict | None:
     if value is None:
         return None
-    if not isinstance(value, dict) or set(value) != set(_VERDICT_FIELDS):
+    if not isinstance(value, dict) or set(value) not in (_VERDICT_FIELDS, _VERDICT_FIELDS - _VERDICT_LATER):
         raise ValueError("not a verdict")
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values()):
         raise ValueError("a verdict holds numbers")

@@ -298,6 +298,7 @@ def join(coordinator: coordinator_config.Home, home: node_config.Home, name: str
     """The coordinator invites, the artist joins and agrees to the policy."""
     invite = run("coordinator", coordinator.root, "invite", name)["invite"]
     run("edge_node", home.root, "join", str(invite))
+    run("edge_node", home.root, "policy", "show")
     run("edge_node", home.root, "policy", "accept")
 
 

@@ -284,6 +284,7 @@ POLICY: Final = policy.sign(Policy(FEDERATION, 1, MODALITY.name, steps=STEPS, cl
 def agreeing(home: NodeHome, signed: SignedPolicy = POLICY) -> NodeHome:
     """The same home, whose artist has agreed to a policy."""
     consent.keep_offered(home, signed.raw, signed.signatures)
+    consent.show(home)
     consent.accept(home)
     return home
 

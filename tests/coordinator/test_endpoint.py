@@ -438,7 +438,21 @@ def test_the_newest_release_is_listed(hub: CoordinatorHome, client: Asgi, member
         "round_running": False,
         "policy": policies.current(hub).digest,
         "answers": [],
+        "online": None,
     }
+
+
+@pytest.mark.parametrize(("seen", "told"), [(True, True), (False, False), (None, None)])
+def test_a_member_is_told_whether_flower_sees_its_node(hub: CoordinatorHome, *, seen: bool | None, told: bool | None) -> None:
+    register = Registry()
+
+    def online() -> frozenset[int] | None:
+        return None if seen is None else frozenset(register.keys.values()) if seen else frozenset()
+
+    client = create_endpoint(hub, register, online)
+    join(client, joining(invite(hub)))
+
+    assert signed(client, "GET", "/release").json()["online"] is told
 
 
 def test_a_member_is_told_what_became_of_its_own_updates_and_what_to_do(

@@ -105,6 +105,7 @@ def test_a_body_whose_fit_diverges_is_refused(judge: Gate, body: Arrays, monkeyp
 def test_the_current_body_in_int8_is_as_near_as_it_was(judge: Gate, body: Arrays) -> None:
     verdict = judge.judge(body).verdict
 
+    assert verdict.int8_style_before is not None
     assert 0 < verdict.int8_style_before < 10
     assert verdict.int8_style_after == pytest.approx(verdict.int8_style_before, rel=1e-6)
 
@@ -217,13 +218,15 @@ GOOD = Verdict(
         ({"int8_style_after": 1.051}, "style distance in int8 1.0510 against 1.0000"),
         ({"int8_style_after": float("nan")}, "style distance in int8 nan"),
         ({"int8_style_after": float("inf")}, "style distance in int8 inf"),
+        ({"int8_style_after": None}, "style distance in int8 nan"),
+        ({"int8_style_before": None}, "against nan before"),
         ({"style_after": float("nan")}, "style distance nan"),
         ({"content_after": float("nan")}, "SSIM to the photos nan"),
         ({"grid": float("nan")}, "a pixel grid of nan"),
         ({"int8_psnr_db": float("nan")}, "int8 at nan"),
     ],
 )
-def test_each_figure_is_held_to_its_limit(changes: dict[str, float], reason: str) -> None:
+def test_each_figure_is_held_to_its_limit(changes: dict[str, Any], reason: str) -> None:
     reasons = gate._reasons(replace(GOOD, **changes))
 
     assert [reason in said for said in reasons] == ([True] if reason else [])

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 
 from coordinator import policies, publish, rounds
 from coordinator.gate import Candidate, Gate
@@ -122,6 +123,64 @@ def test_a_silent_node_costs_its_deadline_and_nothing_else(hub: CoordinatorHome,
 
     answers = {a.node_id: a for a in Store(hub.database).answers(1)}
     assert (answers[3].accepted, answers[3].reason, answers[3].seconds) == (False, "no-answer", 5.0)
+    assert Store(hub.database).rounds()[0].state == "published"
+
+
+@dataclass(slots=True)
+class FlakyGrid(SimulatedGrid):
+    """A grid whose node 2 is lost while it trains, so often, and is back after so many looks."""
+
+    losses: int = 1
+    looks_away: int = 3
+    asked: int = 0
+    looks: int = 0
+
+    def get_node_ids(self) -> Iterable[int]:
+        self.looks += 1
+        is_away = 0 < self.asked <= self.losses and self.looks < self.looks_away
+        return [node for node in self.nodes if not (is_away and node == 2)]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        kept = list(messages)
+        if any(message.metadata.dst_node_id == 2 for message in kept):
+            self.asked, self.looks = self.asked + 1, 0
+        return super(FlakyGrid, self).push_messages(kept)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        for message_id in message_ids:
+            asked = self.pushed[int(message_id)]
+            if asked.metadata.dst_node_id == 2 and self.asked <= self.losses:
+                asked.metadata.__dict__["_message_id"] = message_id
+                yield Message(Error(code=ErrorCode.NODE_UNAVAILABLE, reason="gone"), reply_to=asked)
+            else:
+                yield from super(FlakyGrid, self).pull_messages([message_id])
+
+
+@pytest.mark.parametrize(("losses", "asked", "counts"), [(0, 1, True), (1, 2, True), (5, 6, True), (6, 6, False)])
+def test_a_node_that_was_lost_while_it_trained_is_asked_again_when_it_is_back(
+    hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, losses: int, asked: int, *, counts: bool
+) -> None:
+    simulators.change_policy(hub, minimum_nodes=1, deadline_s=3600)
+    grid = FlakyGrid({1: honest(1), 2: honest(2)}, losses=losses)
+
+    hold_rounds(monkeypatch, hub, grid)
+
+    answers = {a.node_id: (a.accepted, a.reason) for a in Store(hub.database).answers(1)}
+    assert answers == {1: (True, ""), 2: (True, "") if counts else (False, "node-failed")}
+    assert grid.asked == asked
+
+
+def test_a_node_that_does_not_come_back_costs_two_minutes(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulators.change_policy(hub, minimum_nodes=1, deadline_s=3600)
+    clock = Clock()
+    monkeypatch.setattr(rounds, "time", clock)
+    Store(hub.database).add_job(1)
+    began = clock.now
+
+    rounds.run_rounds(FlakyGrid({1: honest(1), 2: honest(2)}, losses=9, looks_away=10**6), hub, hub.config())
+
+    assert 120 < clock.now - began < 125
+    assert {a.node_id: a.reason for a in Store(hub.database).answers(1)} == {1: "", 2: "node-failed"}
     assert Store(hub.database).rounds()[0].state == "published"
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from edge_node import __main__ as program
-from edge_node import library, membership, node, paint, releases, styles, train
+from edge_node import consent, library, membership, node, paint, releases, styles, train
 from edge_node.config import Home
 from edge_node.errors import JoinRefusedError, NoWorksError
 from edge_node.membership import Membership
@@ -264,7 +264,7 @@ def test_the_ledger_shows_what_left_and_names_the_tensors(home: Home) -> None:
 
     assert [entry["what"] for entry in data(home, "ledger")["entries"]] == ["joined", "update", "joined"]
     said = run(home, "ledger").stdout
-    assert "what" in said.splitlines()[0]
+    assert "when" in said
     assert "joined" in said
     assert "stem.weight" in said
     assert data(home, "status")["updates_sent"] == 1
@@ -292,6 +292,31 @@ def test_status_says_how_the_machine_stands(home: Home, world: VerifiedRelease) 
     assert (said["artist"], said["works"], said["styles"], said["federation"]) == ("Ada", 0, [], None)
     assert said["release"]["body"] == world.manifest.body
     assert "Ada" in run(home, "status").stdout
+
+
+def test_a_policy_is_read_and_then_agreed_to(home: Home) -> None:
+    signed = simulators.POLICY
+    consent.keep_offered(simulators.trusting(home), signed.raw, signed.signatures)
+    assert_refused(home, ["policy", "accept"], 5, "no-consent", "have not read the policy")
+
+    spoken = " ".join(run(home, "policy", "show").stdout.split())
+    assert "Your works and your style code stay on your machine." in spoken
+    assert "You have not agreed to it." in spoken
+    assert data(home, "policy", "accept")["version"] == 1
+    assert data(home, "policy", "show")["accepted"] is True
+    assert "You have agreed to it." in run(home, "policy", "show").stdout
+
+
+def test_a_machine_that_was_offered_no_policy_says_so(home: Home) -> None:
+    assert_refused(home, ["policy", "show"], 5, "no-consent", "no policy was offered yet")
+
+
+def test_the_ledger_is_verified_alone(home: Home) -> None:
+    Ledger(home.ledger_file).append({"what": "update", "round": 1})
+
+    found = data(home, "ledger", "--verify")
+    assert found == {"lines": 1, "head": Ledger(home.ledger_file).head()}
+    assert found["head"] in run(home, "ledger", "--verify").stdout
 
 
 def test_joining_says_whom_one_joined(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,19 +148,25 @@ def test_a_listed_tensor_of_another_shape_is_not_sent() -> None:
 
 @pytest.mark.parametrize("clip", [1e4, 1.0])
 @pytest.mark.parametrize("keep", [1.0, 0.05])
-def test_what_is_left_out_is_to_the_bit_what_was_meant_less_what_is_sent(clip: float, keep: float) -> None:
+def test_what_is_left_out_is_what_was_meant_less_what_is_sent(clip: float, keep: float) -> None:
     node = Node(LARGE, asked(clip=clip, keep=keep))
     moved, left = drawn(LARGE, 3.0, seed=1), drawn(LARGE, 2.0, seed=2)
 
     sealed = node.seal(moved, left)
 
-    meant = privacy.clip(moved + left, clip)
     assert sealed.residual.dtype == np.float32
-    assert sealed.residual.tobytes() == (meant - node.sent(sealed)).tobytes()
+    np.testing.assert_allclose(sealed.residual, (moved + left) - node.sent(sealed), atol=1e-7)  # the clipped part, too
     assert privacy.norm(sealed.residual) > 0
 
 
-def test_noise_that_was_not_sent_is_left_out_like_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_left_out_is_at_most_ten_clips_long() -> None:
+    node = Node(LARGE, asked(clip=0.1))
+
+    assert privacy.norm(node.seal(drawn(LARGE, 50.0)).residual) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_noise_that_was_not_sent_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What stays is the signal. Noise would come again and again, and take the place of it under the clip.
     node, noised = Node(LARGE, asked(keep=0.05, noise=0.1)), []
     with_noise = privacy.with_noise
 
@@ -169,9 +175,19 @@ def test_noise_that_was_not_sent_is_left_out_like_all_else(monkeypatch: pytest.M
         return noised[-1]
 
     monkeypatch.setattr(privacy, "with_noise", noticed)
-    sealed = node.seal(drawn(LARGE, 3.0))
+    moved = drawn(LARGE, 3.0)
+    sealed = node.seal(moved)
 
-    assert sealed.residual.tobytes() == (noised[0] - node.sent(sealed)).tobytes()
+    sent = node.sent(sealed)
+    np.testing.assert_allclose(sealed.residual[sent == 0], moved[sent == 0], atol=1e-6)
+    np.testing.assert_allclose(sealed.residual[sent != 0], (noised[0] - sent)[sent != 0], atol=1e-6)
+    assert np.abs(noised[0] - moved)[sent == 0].max() > 1e-4
+
+
+@pytest.mark.parametrize("length", [1, LARGE.size - 1, LARGE.size + 1])
+def test_a_residual_of_another_length_is_refused(length: int) -> None:
+    with pytest.raises(ValueError, match="another length than the layout"):
+        Node(LARGE, asked()).seal(drawn(LARGE, 1.0), np.zeros(length, np.float32))
 
 
 def test_over_many_rounds_all_of_a_movement_is_sent() -> None:
@@ -205,7 +221,7 @@ def test_a_movement_that_takes_back_what_was_left_out_is_not_clipped_for_it() ->
     moved = np.zeros(10, np.float32)
     moved[0] = 8.0
 
-    sealed = node.seal(moved, -moved / 2)
+    sealed = node.seal(moved, moved * np.float32(-0.5))
 
     np.testing.assert_allclose(node.sent(sealed), moved / 2, rtol=1e-5)
 
@@ -213,7 +229,9 @@ def test_a_movement_that_takes_back_what_was_left_out_is_not_clipped_for_it() ->
 # --- 3. The clip --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("clip", "expected"), [(1.0, 1.0), (16.0, 16.0), (285**0.5, 285**0.5), (17.0, 285**0.5), (1e3, 285**0.5)])
+@pytest.mark.parametrize(
+    ("clip", "expected"), [(1.0, 1.0), (16.0, 16.0), (285**0.5, 285**0.5), (17.0, 285**0.5), (1e3, 285**0.5)]
+)
 def test_what_leaves_is_no_longer_than_the_clip(clip: float, expected: float) -> None:
     node = Node(policy=asked(clip=clip))
 

@@ -90,9 +90,36 @@ def test_a_coordinator_that_is_away_is_a_line_in_the_log_and_no_more(home: Home,
     home.ca_certificate.write_text("not a certificate")
 
     with caplog.at_level(logging.WARNING):
-        assert node._look_for_release(home) is False
+        assert node._look_for_release(home, node._Sight()) is False
 
     assert "makes no sense" in caplog.text
+
+
+def test_a_node_that_the_coordinator_does_not_see_for_a_while_is_lost_and_counts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sight = simulators.Clock(), node._Sight()
+    monkeypatch.setattr(node, "time", clock)
+    sight.note(is_seen=False)
+    clock.sleep(89)
+    sight.note(is_seen=False)
+    assert not sight.is_lost()
+    clock.sleep(2)
+    assert sight.is_lost()
+    assert not sight.is_lost()
+    clock.sleep(91)
+    assert sight.is_lost()
+
+
+@pytest.mark.parametrize("is_seen", [True, None])
+def test_a_node_that_is_seen_or_of_which_nothing_is_known_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, *, is_seen: bool | None
+) -> None:
+    clock, sight = simulators.Clock(), node._Sight()
+    monkeypatch.setattr(node, "time", clock)
+    sight.note(is_seen=False)
+    clock.sleep(80)
+    sight.note(is_seen=is_seen)
+    clock.sleep(80)
+    assert not sight.is_lost()
 
 
 # --- Renewals ----------------------------------------------------------------------------------------------------------
@@ -185,7 +212,7 @@ def test_styles_are_not_renewed_while_a_round_runs(home: Home, monkeypatch: pyte
     monkeypatch.setattr(updater, "update", lambda _home: updater.News(None, is_round_running=is_running))
     monkeypatch.setattr(node, "needs_renewal", lambda _home: True)
 
-    assert node._look_for_release(home) is not is_running
+    assert node._look_for_release(home, node._Sight()) is not is_running
 
 
 def test_a_folder_called_models_where_up_was_typed_is_not_ours(

@@ -224,6 +224,7 @@ def _answer_once(listener: socket.socket, data: bytes) -> None:
 def test_the_newest_release_is_read(known: Remote, fake: FakeCoordinator) -> None:
     plain = {"version": 3, "files": ["body.safetensors", "works/a.jpg"], "round_running": True, "time": 1e9}
     plain |= {"policy": "ab" * 32, "answers": [{"round": 2, "accepted": False, "reason": "payload", "advice": "Update."}]}
+    plain |= {"online": True}
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
 
     assert known.newest() == Offer(
@@ -233,6 +234,7 @@ def test_the_newest_release_is_read(known: Remote, fake: FakeCoordinator) -> Non
         time_s=1e9,
         policy="ab" * 32,
         verdicts=(Verdict(2, accepted=False, reason="payload", advice="Update."),),
+        is_seen=True,
     )
 
 
@@ -243,18 +245,19 @@ NONSENSE = [
     b"3",
     b"null",
     b"{}",
-    b'{"version": "x", "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": []}',
-    b'{"version": 3, "files": "body", "round_running": false, "time": 1e9, "policy": "", "answers": []}',
+    b'{"version": "x", "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": [], "online": null}',
+    b'{"version": 3, "files": "body", "round_running": false, "time": 1e9, "policy": "", "answers": [], "online": null}',
     b'{"version": 3, "files": []}',
     b'{"version": 3, "files": [], "round_running": false}',
     b'{"version": 3, "files": [], "round_running": false, "time": "noon"}',
     b'{"version": 3, "files": [], "round_running": false, "time": 1e9, "answers": []}',
-    b'{"version": 3, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": {}}',
+    b'{"version": 3, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": {}, "online": null}',
+    b'{"version": 3, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": [], "online": 1}',
     b'{"version": 3, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": [3]}',
     b'{"version": 3, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": [{"round": 1}]}',
-    b'{"version": null, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": []}',
+    b'{"version": null, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": [], "online": null}',
     b"[" * 5000,
-    b'{"version": 1e999, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": []}',
+    b'{"version": 1e999, "files": [], "round_running": false, "time": 1e9, "policy": "", "answers": [], "online": null}',
 ]
 
 

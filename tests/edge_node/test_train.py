@@ -540,6 +540,36 @@ def test_a_coordinator_that_goes_back_is_not_followed(home: Home, world: Verifie
     assert len(updates_in(home)) == 2
 
 
+def test_an_update_that_was_made_is_not_sent_after_the_agreement_was_taken_back(home: Home, world: VerifiedRelease) -> None:
+    RoundTraining(home).run(assigned(world))
+    home.consent_file.unlink()
+
+    assert RoundTraining(home).run(assigned(world)) == Declined(1, "no-consent")
+
+
+def test_an_update_that_was_made_is_not_sent_after_a_work_of_it_was_withdrawn(
+    home: Home, works: Path, world: VerifiedRelease
+) -> None:
+    RoundTraining(home).run(assigned(world))
+    (works / "work-0.png").unlink()
+
+    with pytest.raises(RefusedError, match="round 1 was asked for after round 1 was answered"):
+        RoundTraining(home).run(assigned(world))
+
+
+def test_a_lost_state_neither_gives_rounds_back_nor_lets_the_coordinator_go_back(home: Home, world: VerifiedRelease) -> None:
+    two = simulators.policy_with(version=2, rounds=2)
+    simulators.agreeing(home, two)
+    for number in (1, 2):
+        RoundTraining(home).run(assigned(world, number=number, policy=two.digest))
+        home.round_file.unlink()
+
+    assert RoundTraining(home).run(assigned(world, number=3, policy=two.digest)) == Declined(3, "rounds-spent")
+    simulators.agreeing(home, two)
+    with pytest.raises(RefusedError, match="round 2 was asked for after round 2"):
+        RoundTraining(home).run(assigned(world, number=2, policy=two.digest))
+
+
 def test_what_updates_left_out_is_forgotten_with_the_works(home: Home, works: Path, world: VerifiedRelease) -> None:
     little = simulators.policy_with(version=2, keep=0.01)
     simulators.agreeing(home, little)

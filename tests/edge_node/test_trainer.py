@@ -61,7 +61,7 @@ def test_a_process_killed_between_rounds_is_started_again(trainer: Trainer) -> N
     assert trainer._process is not first
 
 
-def test_a_process_killed_in_the_middle_does_not_take_its_parent_along(trainer: Trainer) -> None:
+def test_a_process_killed_in_the_middle_is_followed_by_one_that_answers(trainer: Trainer) -> None:
     trainer.warm()
     killed = pid_of(trainer)
     os.kill(killed, signal.SIGSTOP)  # so that the assignment cannot be answered before the kill
@@ -78,7 +78,24 @@ def test_a_process_killed_in_the_middle_does_not_take_its_parent_along(trainer: 
     os.kill(killed, signal.SIGKILL)
     thread.join(60)
 
-    assert [str(failure) for failure in failures] == ["the training process died"]
+    assert [str(failure) for failure in failures] == ["the training failed (NotJoinedError)"]  # an answer, of the second
+    assert pid_of(trainer) != killed
+
+
+def test_a_process_that_dies_again_and_again_does_not_take_its_parent_along(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Assignment] = []
+
+    def die(_self: Trainer, assignment: Assignment) -> object:
+        asked.append(assignment)
+        raise EOFError
+
+    monkeypatch.setattr(Trainer, "_ask", die)
+    with pytest.raises(TrainingFailedError, match="the training process died twice"):
+        trainer.run(ASSIGNMENT)
+
+    assert len(asked) == 2
     assert trainer._process is None
 
 

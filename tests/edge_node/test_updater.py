@@ -77,7 +77,7 @@ def offer(fake: FakeCoordinator, published: Published, *, version: int | None = 
     """Have the coordinator serve a release folder."""
     number = published.manifest.version if version is None else version
     listed = {"version": number, "files": sorted(published.manifest.files), "round_running": False, "time": 1e9}
-    listed |= {"policy": simulators.POLICY.digest, "answers": []}
+    listed |= {"policy": simulators.POLICY.digest, "answers": [], "online": None}
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(listed).encode())
     for path in (p for p in published.folder.rglob("*") if p.is_file()):
         name = path.relative_to(published.folder).as_posix()
@@ -226,7 +226,7 @@ def test_a_file_name_that_no_release_has_is_refused_before_it_is_asked_for(
     deceived: Home, fake: FakeCoordinator, path: str
 ) -> None:
     plain = {"version": 3, "files": ["exact.onnx", path], "round_running": False, "time": 1e9}
-    plain |= {"policy": simulators.POLICY.digest, "answers": []}
+    plain |= {"policy": simulators.POLICY.digest, "answers": [], "online": None}
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
 
     with pytest.raises(IntegrityError, match="impossible file names"):
@@ -244,6 +244,7 @@ def test_more_files_than_any_release_has_are_refused(deceived: Home, fake: FakeC
         "time": 1_700_000_001.0,
         "policy": simulators.POLICY.digest,
         "answers": [],
+        "online": None,
     }
     fake.answers["/sfumato/v1/release"] = (200, json.dumps(plain).encode())
 

@@ -204,3 +204,140 @@ def test_two_who_write_at_once_break_no_link(tmp_path: Path) -> None:
         thread.join()
 
     assert len(ledger.entries()) == 40
+
+
+# --- Once ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_is_written_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+
+    added = [ledger.append_once({"what": "update", "round": 1}, "what", "round") for _ in range(3)]
+
+    assert added == [True, False, False]
+    assert len(ledger.entries()) == 1
+
+
+def test_what_differs_in_a_word_that_counts_is_another_line_and_in_any_other_word_is_none(ledger: Ledger) -> None:
+    assert ledger.append_once({"what": "update", "round": 5, "bytes": 40}, "what", "round")
+    assert ledger.append_once({"what": "verdict", "round": 5, "bytes": 40}, "what", "round")
+    assert not ledger.append_once({"what": "update", "round": 0, "bytes": 99}, "what", "round")
+
+    assert [entry["round"] for entry in ledger.entries()] == [0, 1, 2, 3, 4, 5, 5]
+
+
+def test_a_line_anywhere_before_counts(ledger: Ledger) -> None:
+    before = ledger.path.read_bytes()
+
+    assert not any(ledger.append_once({"what": "update", "round": number}, "what", "round") for number in range(5))
+    assert ledger.path.read_bytes() == before
+
+
+def test_a_line_that_lacks_a_word_is_another(ledger: Ledger) -> None:
+    assert ledger.append_once({"what": "update", "round": 1, "sha256": "0"}, "what", "round", "sha256")
+
+
+def test_a_list_of_words_is_compared_word_for_word(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+
+    for tensors in (["a", "b"], ["a", "b"], ["b", "a"]):
+        ledger.append_once({"tensors": [*tensors]}, "tensors")
+
+    assert [entry["tensors"] for entry in ledger.entries()] == [["a", "b"], ["b", "a"]]
+
+
+def test_a_last_line_that_only_lost_its_end_is_not_written_again(ledger: Ledger) -> None:
+    ledger.path.write_bytes(ledger.path.read_bytes()[:-1])
+
+    assert not ledger.append_once({"what": "update", "round": 4}, "what", "round")
+
+
+def test_a_last_line_that_a_crash_cut_off_is_written_again(ledger: Ledger) -> None:
+    ledger.path.write_bytes(ledger.path.read_bytes()[:-10])
+
+    assert ledger.append_once({"what": "update", "round": 4}, "what", "round")
+    assert [entry["round"] for entry in ledger.entries()] == [0, 1, 2, 3, 4]
+
+
+def test_nothing_is_added_to_a_ledger_that_was_changed(ledger: Ledger) -> None:
+    ledger.path.write_bytes(ledger.path.read_bytes().replace(b'"round":1', b'"round":7'))
+    before = ledger.path.read_bytes()
+
+    with pytest.raises(IntegrityError, match=r"changed at line 3$"):
+        ledger.append_once({"what": "update", "round": 9}, "what", "round")
+
+    assert ledger.path.read_bytes() == before
+
+
+def test_what_cannot_be_written_once_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    with pytest.raises(ResourceError, match="could not be written"):
+        Ledger(tmp_path / "file" / "ledger.jsonl").append_once({"what": "update"}, "what")
+
+
+# --- The digest to write down ---------------------------------------------------------------------------------------------
+
+
+def test_the_head_of_a_ledger_that_was_never_written_is_the_start(tmp_path: Path) -> None:
+    assert Ledger(tmp_path / "ledger.jsonl").head() == "0" * 64
+
+
+@pytest.mark.parametrize("left", [b"", b'{"wh'])
+def test_the_head_of_a_ledger_without_a_whole_line_is_the_start(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "ledger.jsonl").write_bytes(left)
+
+    assert Ledger(tmp_path / "ledger.jsonl").head() == "0" * 64
+
+
+def test_the_head_is_what_the_next_line_will_hold(ledger: Ledger) -> None:
+    head = ledger.head()
+
+    ledger.append({"what": "update", "round": 5})
+
+    assert ledger.entries()[-1]["before"] == head
+    assert ledger.head() == digest_of(ledger.path.read_bytes().splitlines()[-1])
+    assert ledger.head() != head
+
+
+def test_whoever_wrote_the_head_down_notices_lines_dropped_at_the_very_end(ledger: Ledger) -> None:
+    noted = ledger.head()
+
+    ledger.path.write_bytes(b"".join(ledger.path.read_bytes().splitlines(keepends=True)[:4]))
+
+    assert len(ledger.entries()) == 4  # the ledger alone tells nothing
+    assert ledger.head() != noted
+
+
+def test_whoever_wrote_the_head_down_notices_a_change_of_the_last_line(ledger: Ledger) -> None:
+    noted = ledger.head()
+
+    ledger.path.write_bytes(ledger.path.read_bytes().replace(b'"round":4', b'"round":7'))
+
+    assert ledger.head() != noted
+
+
+@pytest.mark.parametrize("left", [b"{", b'{"before":"00'])
+def test_what_a_crash_left_after_the_last_line_does_not_count(ledger: Ledger, left: bytes) -> None:
+    head = ledger.head()
+
+    ledger.path.write_bytes(ledger.path.read_bytes() + left)
+
+    assert ledger.head() == head
+
+
+def test_a_last_line_without_its_end_counts(ledger: Ledger) -> None:
+    head = ledger.head()
+
+    ledger.path.write_bytes(ledger.path.read_bytes()[:-1])
+
+    assert ledger.head() == head
+
+
+def test_looking_at_the_head_changes_nothing(ledger: Ledger) -> None:
+    before = ledger.path.read_bytes() + b"{"
+    ledger.path.write_bytes(before)
+
+    ledger.head()
+
+    assert ledger.path.read_bytes() == before

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from export import settings
 from export.errors import IntegrityError, NotConfiguredError
+from export.settings import SettingsError
 
 _TEXTS = st.text(st.characters(codec="utf-8"))
 RANGES = {"steps": (1.0, 100.0), "clip": (0.5, 2.0)}
@@ -97,3 +98,69 @@ def test_what_is_saved_is_read(tmp_path: Path, sample: Sample) -> None:
     settings.save(tmp_path / "sample.toml", sample)
 
     assert settings.load(tmp_path / "sample.toml", Sample, RANGES) == sample
+
+
+# --- Bytes, wherever they came from -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (b'name = "Ada"\ncolour = 3', "has an unknown key 'colour'; known are name, steps, clip, fast"),
+        (b"name = 3", "has name = 3, which is not of type str"),
+        (b'name = "Ada"\nsteps = 101', "has steps = 101; allowed is 1 to 100"),
+        (b"", "lacks a value; keys not set: clip, fast, name, steps"),
+        (b"name =", "cannot be read (Invalid value"),
+        (b"\xff\xfe", "cannot be read ("),
+        (b"name = " + b"[" * 5000, "cannot be read ("),
+        (b"steps = " + b"9" * 5000, "cannot be read ("),
+    ],
+)
+def test_bytes_that_are_no_settings_are_told_by_the_end_of_a_sentence(raw: bytes, sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.parse(raw, Sample, RANGES)
+
+    assert str(caught.value).startswith(sentence)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_bytes_are_read_as_a_file_is(tmp_path: Path) -> None:
+    text = 'name = "Ada"\nsteps = 7\nclip = 2\n'
+
+    assert settings.parse(text.encode(), Sample, RANGES) == read(tmp_path, text) == Sample("Ada", 7, 2.0)
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_whatever_bytes_they_are_settings_or_a_refusal(raw: bytes) -> None:
+    try:
+        found = settings.parse(raw, Sample, RANGES)
+    except SettingsError:
+        return
+    assert isinstance(found, Sample)
+
+
+samples = st.builds(Sample, _TEXTS, st.integers(1, 100), st.floats(0.5, 2.0), st.booleans())
+
+
+@given(samples)
+def test_a_text_is_read_as_what_it_was_written_from(sample: Sample) -> None:
+    assert settings.parse(settings.text(sample), Sample, RANGES) == sample
+
+
+@given(samples, samples)
+def test_two_texts_are_the_same_exactly_if_the_settings_are(one: Sample, other: Sample) -> None:
+    assert (settings.text(one) == settings.text(other)) is (one == other)
+    assert settings.text(one) == settings.text(Sample(one.name, one.steps, one.clip, fast=one.fast))
+
+
+def test_a_text_has_a_line_a_key_in_the_order_of_the_class() -> None:
+    assert (
+        settings.text(Sample('A "d" a\n'))
+        == b'name = "A \\U00000022d\\U00000022 a\\U0000000a"\nsteps = 10\nclip = 1.0\nfast = false\n'
+    )
+
+
+def test_what_is_saved_is_the_text(tmp_path: Path) -> None:
+    settings.save(tmp_path / "sample.toml", Sample("Ada"))
+
+    assert (tmp_path / "sample.toml").read_bytes() == settings.text(Sample("Ada"))

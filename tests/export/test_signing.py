@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from export.errors import IntegrityError
 from export.files import digest_of
-from export.signing import MANIFEST, Ed25519Signatures, ReleaseVerifier, Trust, key_id, sign
+from export.signing import MANIFEST, Ed25519Signatures, ReleaseVerifier, Trust, key_id, require_signed, sign, sign_as
 from tests import releases
 from tests.releases import KEY, TRUST, key_number, public
 
@@ -127,6 +128,123 @@ def test_the_signature_is_over_the_manifest_and_what_it_is_for() -> None:
     assert list(signatures) == [key_id(public(KEY))]
     signature = base64.b64decode(signatures[key_id(public(KEY))])
     KEY.public_key().verify(signature, b"sfumato release manifest v1\nmanifest")
+
+
+# Signatures over other things than releases.
+
+LETTER: Final = b"sfumato letter v1\n"
+OTHER: Final = key_number(2)
+
+
+def letter_is_signed(signed: bytes, signatures: bytes, trust: Trust = TRUST, context: bytes = LETTER) -> None:
+    require_signed(context, signed, signatures, trust, "the letter")
+
+
+def by(*keys: Ed25519PrivateKey, signed: bytes = b"come") -> bytes:
+    """One signature file of several signers."""
+    parts = [json.loads(sign_as(LETTER, signed, key))["signatures"] for key in keys]
+    return json.dumps({"signatures": {name: text for part in parts for name, text in part.items()}}).encode()
+
+
+def test_what_is_signed_as_something_is_signed_as_that() -> None:
+    letter_is_signed(b"come", sign_as(LETTER, b"come", KEY))
+
+
+def test_the_same_bytes_signed_as_the_same_are_the_same_file() -> None:
+    assert sign_as(LETTER, b"come", KEY) == sign_as(LETTER, b"come", KEY)
+    assert sign(b"manifest", KEY) == sign_as(b"sfumato release manifest v1\n", b"manifest", KEY)
+
+
+@pytest.mark.parametrize("context", [b"sfumato letter v2\n", b"sfumato release manifest v1\n", b"sfumato letter v1", b""])
+def test_what_is_signed_as_something_else_is_not_signed(context: bytes) -> None:
+    with pytest.raises(IntegrityError, match="the letter is not signed by 'guild'") as caught:
+        letter_is_signed(b"come", sign_as(context, b"come", KEY))
+
+    assert "Do not use it" in caught.value.advice
+
+
+@given(st.binary(max_size=20), st.binary(max_size=20))
+def test_only_the_very_bytes_are_signed(signed: bytes, asked: bytes) -> None:
+    signatures = sign_as(LETTER, signed, KEY)
+
+    if asked == signed:
+        letter_is_signed(asked, signatures)
+    else:
+        with pytest.raises(IntegrityError, match="not signed"):
+            letter_is_signed(asked, signatures)
+
+
+def test_a_key_that_is_not_trusted_signs_nothing() -> None:
+    with pytest.raises(IntegrityError, match="not signed"):
+        letter_is_signed(b"come", by(OTHER))
+
+
+def test_a_signature_under_another_keys_name_is_none() -> None:
+    (theirs,) = json.loads(by(OTHER))["signatures"].values()
+
+    with pytest.raises(IntegrityError, match="not signed"):
+        letter_is_signed(b"come", json.dumps({"signatures": {key_id(public(KEY)): theirs}}).encode())
+
+
+@pytest.mark.parametrize(
+    ("threshold", "signers", "is_enough"),
+    [
+        (1, (KEY,), True),
+        (1, (KEY, OTHER), True),
+        (2, (KEY,), False),
+        (2, (OTHER,), False),
+        (2, (KEY, OTHER), True),
+        (2, (KEY, key_number(9)), False),
+        (3, (KEY, OTHER), False),
+    ],
+)
+def test_as_many_keys_sign_as_the_trust_says(threshold: int, signers: tuple[Ed25519PrivateKey, ...], is_enough: bool) -> None:  # noqa: FBT001
+    trust = Trust("guild", tuple(public(key_number(number)) for number in (1, 2, 3)), threshold)
+
+    if is_enough:
+        letter_is_signed(b"come", by(*signers), trust)
+    else:
+        with pytest.raises(IntegrityError, match="not signed"):
+            letter_is_signed(b"come", by(*signers), trust)
+
+
+def test_a_key_that_is_trusted_twice_counts_once() -> None:
+    with pytest.raises(IntegrityError, match="not signed"):
+        letter_is_signed(b"come", by(KEY), Trust("guild", (public(KEY), public(KEY)), threshold=2))
+
+
+def test_a_key_that_is_no_point_on_the_curve_signs_nothing() -> None:
+    trust = Trust("guild", (b"\xff" * 32,))
+    signature = encoded(b"s" * 64)
+
+    with pytest.raises(IntegrityError, match="not signed"):
+        letter_is_signed(b"come", json.dumps({"signatures": {key_id(b"\xff" * 32): signature}}).encode(), trust)
+
+
+def test_a_signature_file_that_is_too_long_is_not_read() -> None:
+    file = sign_as(LETTER, b"come", KEY)
+    longest = file + b" " * (16 * 2**10 - len(file))
+    letter_is_signed(b"come", longest)
+
+    with pytest.raises(IntegrityError, match="the signature file of the letter is too long") as caught:
+        letter_is_signed(b"come", longest + b" ")
+
+    assert "Get the letter again" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    "signatures",
+    [b"", b"{", b"\xff", b"[]", b"3", b"{}", b'{"signatures": []}', b'{"signatures": {"a": 3}}', b'{"signatures": {"a": "!"}}'],
+)
+def test_a_signature_file_that_is_none_is_refused(signatures: bytes) -> None:
+    with pytest.raises(IntegrityError, match="signature file cannot be read"):
+        letter_is_signed(b"come", signatures)
+
+
+@given(st.binary(max_size=80) | json_values.map(lambda value: json.dumps({"signatures": value}).encode()))
+def test_whatever_stands_in_a_signature_file_nothing_is_signed_by_it(signatures: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        letter_is_signed(b"come", signatures)
 
 
 # What a verified release lets one read.

@@ -54,6 +54,7 @@ class Journey:
         library.add(home, folder / f"works-{name}")
         invite = service.invite(self.hub, name, "artist", 3600.0)
         self.node_ids[name] = int(membership.join(home, Invite.parse(invite)).node_id)
+        consent.show(home)
         consent.accept(home)
 
 

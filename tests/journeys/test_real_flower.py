@@ -134,6 +134,7 @@ def _join(found: Federation, stack: ExitStack, name: str, number: int) -> None:
     command("edge_node", "works", "add", str(found.folder / f"works-{name}"), *place)
     invite = command("coordinator", "invite", name, "--home", str(found.hub.root))["invite"]
     command("edge_node", "join", invite, *place)
+    command("edge_node", "policy", "show", *place)
     command("edge_node", "policy", "accept", *place)
     start(found, stack, "edge_node", home.root)
 
