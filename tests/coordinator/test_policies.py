@@ -13,10 +13,10 @@ from coordinator import pki, policies, service
 from coordinator.config import Config, Home
 from export import policy, settings
 from export.errors import IntegrityError, NotConfiguredError, RefusedError, ResourceError
-from export.files import write_atomic, write_json
+from export.files import held, write_atomic, write_json
 from export.ledger import Ledger, Value
 from export.policy import POLICY_MAX_BYTES, Policy, SignedPolicy
-from export.signing import Trust
+from export.signing import Trust, sign_as
 from tests import releases
 
 CONFIG: Final = Config("guild")
@@ -73,6 +73,37 @@ def test_a_new_federation_has_a_policy_from_the_beginning(tmp_path: Path, monkey
     assert holds.policy == Policy("guild", 1, "style-studio")
     assert holds.policy == policies.draft(home)
     assert [line["version"] for line in lines(home) if line["what"] == "policy"] == [1]
+
+
+@pytest.mark.parametrize("step", ["adopt_base", "policies.begin"])
+def test_a_coordinator_whose_setup_was_cut_short_is_not_set_up_and_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def die(*_more: object) -> None:
+        raise SystemExit
+
+    home = Home(tmp_path / "hub")
+    monkeypatch.setattr(service, "adopt_base", lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"coordinator.service.{step}", die)
+        with pytest.raises(SystemExit):
+            service.init(home, "guild", "127.0.0.1", 0)
+    assert not home.config_file.exists()
+
+    service.init(home, "guild", "127.0.0.1", 0)
+
+    assert home.config().name == "guild"
+    assert policies.require_published(home).policy.version == 1
+
+
+def test_the_first_policy_needs_no_settings_to_be_written(bare: Home) -> None:
+    home = bare
+    home.config_file.unlink()
+
+    policies.begin(home, CONFIG)
+
+    assert policies.current(home).policy == Policy("guild", 1, CONFIG.modality)
+    assert not home.config_file.exists()
 
 
 def test_the_first_policy_is_what_is_usual_signed_with_the_release_key(home: Home) -> None:
@@ -189,6 +220,31 @@ def test_a_policy_whose_line_could_not_be_written_gets_it_when_it_is_published_a
 
     assert [line["version"] for line in lines(home)] == [1, 2]
     assert set(published(home)) == {"1.json", "2.json"}
+
+
+def test_two_do_not_publish_at_once(home: Home) -> None:
+    before = published(home)
+    rewrite(home, clip=5.0)
+
+    with held(home.publish_lock, "publishing"), pytest.raises(RefusedError, match="publishing is running already"):
+        policies.publish(home)
+
+    assert published(home) == before
+    assert len(lines(home)) == 1
+    assert policies.publish(home).policy.version == 2
+
+
+def test_every_policy_that_was_published_gets_its_line(home: Home) -> None:
+    # As after a kill between a file and its line, and a next version published since.
+    digests = [policies.current(home).digest]
+    for clip in (5.0, 6.0):
+        rewrite(home, clip=clip)
+        digests.append(policies.publish(home).digest)
+    home.ledger_file.unlink()
+
+    policies.publish(home)
+
+    assert [(line["version"], line["policy"]) for line in lines(home)] == list(zip((1, 2, 3), digests, strict=True))
 
 
 # --- Killed and begun again ------------------------------------------------------------------------------------------------
@@ -373,6 +429,20 @@ def test_nobody_acts_while_the_draft_says_something_else(home: Home, change: dic
     assert policies.publish(home) == policies.require_published(home)
 
 
+def test_veiled_rounds_are_not_published_by_a_version_that_holds_none(home: Home) -> None:
+    before = published(home)
+    rewrite(home, visibility="veiled", minimum_nodes=5)
+
+    with pytest.raises(RefusedError, match=r"policy\.toml was changed and not published"):
+        policies.require_published(home)
+    with pytest.raises(NotConfiguredError, match="no veiled rounds yet") as caught:
+        policies.publish(home)
+
+    assert 'visibility = "open"' in caught.value.advice
+    assert published(home) == before
+    assert len(lines(home)) == 1
+
+
 @pytest.mark.parametrize("touch", [lambda raw: raw + b"# a remark\n", lambda raw: raw.replace(b"version = 1", b"version = 9")])
 def test_a_remark_or_a_version_in_the_draft_keeps_nobody_from_acting(home: Home, touch: Callable[[bytes], bytes]) -> None:
     holds = policies.current(home)
@@ -403,6 +473,7 @@ def by_another_key(_home: Home) -> bytes:
         (by_another_key, "not signed by 'guild'"),
         (lambda _home: b"", "policy 1 cannot be read"),
         (lambda _home: b"\xff", "policy 1 cannot be read"),
+        (lambda _home: b"[" * 50_000, "policy 1 cannot be read"),
         (lambda _home: b" " * (16 * POLICY_MAX_BYTES + 1), "larger than"),
     ],
 )
@@ -416,6 +487,42 @@ def test_a_published_policy_that_was_changed_is_noticed(
         ask(home)
 
     assert set(published(home)) == {"1.json"}
+
+
+@pytest.mark.parametrize("ask", [policies.current, policies.publish, policies.require_published])
+def test_a_published_policy_under_another_number_is_noticed(home: Home, ask: Callable[[Home], SignedPolicy]) -> None:
+    # Signed by the federation, and still not the one that was published as this.
+    shutil.copy(home.policies / "1.json", home.policies / "2.json")
+
+    with pytest.raises(IntegrityError, match="policy 2 says it is 1"):
+        ask(home)
+
+    assert len(lines(home)) == 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_earlier_policy_that_cannot_be_read_is_noticed_by_whoever_publishes(home: Home, *, is_there: bool) -> None:
+    rewrite(home, clip=5.0)
+    policies.publish(home)
+    (home.policies / "1.json").unlink()
+    if is_there:
+        (home.policies / "1.json").mkdir()
+
+    with pytest.raises(IntegrityError, match="policy 1 cannot be read") as caught:
+        policies.publish(home)
+
+    assert "from a backup" in caught.value.advice
+
+
+def test_a_policy_of_bytes_that_take_six_times_their_room_is_read_back(home: Home) -> None:
+    raw = policies.current(home).raw
+    raw += b"#" * (POLICY_MAX_BYTES - len(raw))
+    signatures = sign_as(policy._CONTEXT, raw, pki.release_key(home)).decode()
+    escaped = "".join(f"\\u{sign:04x}" for sign in raw)
+    (home.policies / "1.json").write_text(f'{{"policy":"{escaped}","signatures":{json.dumps(signatures)}}}')
+
+    assert (home.policies / "1.json").stat().st_size > 6 * POLICY_MAX_BYTES
+    assert policies.current(home).raw == raw
 
 
 def test_a_coordinator_whose_trust_names_another_key_notices(home: Home) -> None:

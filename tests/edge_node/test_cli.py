@@ -283,7 +283,8 @@ def test_a_broken_ledger_is_told(home: Home) -> None:
         Ledger(home.ledger_file).append(JOINED)
     home.ledger_file.write_bytes(home.ledger_file.read_bytes().replace(b"Ada", b"Eva", 1))
 
-    assert_refused(home, ["ledger"], 7, "integrity", "the ledger was changed at line")
+    for question in (["ledger"], ["ledger", "--verify"]):
+        assert_refused(home, question, 7, "integrity", "the ledger was changed at line")
 
 
 def test_status_says_how_the_machine_stands(home: Home, world: VerifiedRelease) -> None:
@@ -317,6 +318,21 @@ def test_the_ledger_is_verified_alone(home: Home) -> None:
     found = data(home, "ledger", "--verify")
     assert found == {"lines": 1, "head": Ledger(home.ledger_file).head()}
     assert found["head"] in run(home, "ledger", "--verify").stdout
+
+
+def test_a_ledger_that_was_never_written_is_unbroken(home: Home) -> None:
+    assert data(home, "ledger", "--verify") == {"lines": 0, "head": "0" * 64}
+
+
+def test_a_policy_that_came_after_the_reading_is_read_before_it_is_agreed_to(home: Home) -> None:
+    later = simulators.policy_with(version=2, steps=3)
+    simulators.agreeing(simulators.trusting(home))
+    consent.keep_offered(home, later.raw, later.signatures)
+
+    assert_refused(home, ["policy", "accept"], 5, "no-consent", "have not read the policy")
+    shown = data(home, "policy", "show")
+    assert (shown["digest"], shown["accepted"], shown["accepted_before"]) == (later.digest, False, 1)
+    assert data(home, "policy", "accept") == {"version": 2, "digest": later.digest}
 
 
 def test_joining_says_whom_one_joined(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """What the artist has agreed to: only what the federation signed, only as it was read, and never without a word of his."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -171,11 +173,70 @@ def test_a_policy_that_came_after_the_reading_is_not_agreed_to(home: Home) -> No
     assert agree(home) == LATER
 
 
+def test_what_is_shown_is_what_is_offered_and_which_one_it_was_is_remembered(home: Home) -> None:
+    offer(home)
+
+    assert consent.show(home) == POLICY
+    assert home.shown_policy_file.read_text() == POLICY.digest
+    offer(home, LATER)
+    assert consent.show(home) == LATER
+    assert home.shown_policy_file.read_text() == LATER.digest
+
+
+def test_showing_is_no_agreement(home: Home) -> None:
+    offer(home)
+
+    consent.show(home)
+
+    assert consent.accepted(home) is None
+    assert not home.ledger_file.exists()
+
+
+def test_what_cannot_be_remembered_as_shown_is_told_and_not_agreed_to(home: Home) -> None:
+    offer(home)
+    home.shown_policy_file.mkdir()
+
+    with pytest.raises(ResourceError, match="could not be written"):
+        consent.show(home)
+    with pytest.raises(NoConsentError, match="have not read"):
+        consent.accept(home)
+
+
+@pytest.mark.parametrize(
+    "note", [b"", b"\xff", LATER.digest.encode(), POLICY.digest[:-1].encode(), POLICY.digest.encode() + b" " * 4096]
+)
+def test_a_note_of_another_reading_is_no_reading(home: Home, note: bytes) -> None:
+    offer(home)
+    consent.show(home)
+    home.shown_policy_file.write_bytes(note)
+
+    with pytest.raises(NoConsentError, match="have not read"):
+        consent.accept(home)
+
+    assert not home.ledger_file.exists()
+    assert agree(home) == POLICY
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.9e9, 1.9e9 + 1e-6, 1.9e9 + 0.25])
+def test_when_one_agreed_is_noted_to_the_microsecond(home: Home, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    # Two agreements to one policy within a second are two.
+    at(monkeypatch, seconds)
+
+    agree(offer(home))
+
+    when = json.loads(home.consent_file.read_bytes())["when"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", when)
+    assert datetime.fromisoformat(when).timestamp() == pytest.approx(seconds, abs=1e-6)
+
+
 def test_a_policy_for_another_kind_of_art_is_not_agreed_to(home: Home) -> None:
     offer(home, policy_with(version=3, modality="style-kiosk"))
 
     with pytest.raises(RefusedError, match="the policy is for style-kiosk, this machine works on style-studio"):
         agree(home)
+
+    assert consent.accepted(home) is None
+    assert not home.ledger_file.exists()
 
 
 def test_veiled_rounds_are_not_agreed_to_by_a_version_that_holds_none(home: Home) -> None:
@@ -345,9 +406,6 @@ def test_whoever_is_killed_while_agreeing_has_agreed_or_is_asked_again(
     assert consent.required(home) == LATER
 
 
-# --- What an agreement is called ------------------------------------------------------------------------------------------
-
-
 # --- What lies on this machine --------------------------------------------------------------------------------------------
 
 
@@ -379,7 +437,7 @@ def test_a_policy_that_was_changed_on_this_machine_is_refused(home: Home, kept: 
         getattr(consent, kept)(home)
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"[" * 20_000, b" " * (2 * POLICY_MAX_BYTES + 1)])
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"[" * 20_000, b" " * (16 * POLICY_MAX_BYTES + 1)])
 @pytest.mark.parametrize("kept", ["offered", "accepted"])
 def test_a_policy_file_that_is_none_is_refused(home: Home, kept: str, raw: bytes) -> None:
     simulators.agreeing(home)

@@ -190,6 +190,13 @@ def test_a_residual_of_another_length_is_refused(length: int) -> None:
         Node(LARGE, asked()).seal(drawn(LARGE, 1.0), np.zeros(length, np.float32))
 
 
+@pytest.mark.parametrize("shape", [(1,), (9,), (11,), (1, 10), ()])
+def test_a_body_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    # Of one number, or of a row of ten, numpy would make ten.
+    with pytest.raises(ValueError, match="another length than the layout"):
+        Node().seal(MOVED, body=np.zeros(shape, np.float32))
+
+
 def test_over_many_rounds_all_of_a_movement_is_sent() -> None:
     # Error feedback. At one number in twenty a round, most of them would never be heard of without it.
     rounds, node, moved = 200, Node(LARGE, asked(keep=0.05, clip=1e4)), drawn(LARGE, 1.0)

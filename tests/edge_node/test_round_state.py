@@ -64,7 +64,10 @@ def in_bits(arrays: Mapping[Any, Floats]) -> dict[Any, tuple[tuple[int, ...], st
 
 def by_hand(kept: Arrays, words_: object) -> bytes:
     """A file with these words, and a checksum that is right."""
-    text = json.dumps(words_)
+    return with_text(kept, json.dumps(words_))
+
+
+def with_text(kept: Arrays, text: str) -> bytes:
     return weights.pack(kept, {"round": text, "sha256": round_state._checksum(kept, text)})
 
 
@@ -254,7 +257,55 @@ def test_a_file_that_was_damaged_stops_nobody(path: Path, at: int, damage: bytes
 
     found = round_state.load(path)
 
-    assert found is None or isinstance(found, RoundState)
+    if found is not None:  # the damage was what stood there already
+        assert_the_same(found, STATE)
+
+
+@profile(quick, max_examples=300)
+@given(st.integers(0, 10**6), st.integers(0, 7))
+def test_a_file_with_one_flipped_bit_is_nothing(path: Path, at: int, bit: int) -> None:
+    raw = bytearray(written(path))
+    raw[at % len(raw)] ^= 1 << bit
+    path.write_bytes(raw)
+
+    assert round_state.load(path) is None
+
+
+def test_a_flipped_bit_of_any_array_is_noticed(path: Path) -> None:
+    # Another finite number is as good a number: without the checksum nothing would tell.
+    written(path)
+    kept, metadata = weights.unpack(path.read_bytes()), weights.metadata_of(path.read_bytes())
+
+    for name, array in kept.items():
+        other = array.copy()
+        other.reshape(-1).view(np.uint32)[0] ^= 1
+        path.write_bytes(weights.pack({**kept, name: other}, metadata))
+        assert round_state.load(path) is None, name
+    path.write_bytes(weights.pack(kept, metadata))
+    assert_the_same(round_state.load(path), STATE)
+
+
+@pytest.mark.parametrize("change", [{"material": "3" * 64}, {"asked": "3" * 64}, {"entry": {}}, {"more": 1}])
+def test_other_words_under_the_old_checksum_are_nothing(path: Path, change: dict[str, object]) -> None:
+    words_ = {**said(path), **change}
+    kept, metadata = weights.unpack(path.read_bytes()), weights.metadata_of(path.read_bytes())
+    path.write_bytes(weights.pack(kept, {**metadata, "round": json.dumps(words_)}))
+
+    assert round_state.load(path) is None
+
+
+@pytest.mark.parametrize("checksum", [None, "", "0" * 64])
+def test_words_and_arrays_without_their_checksum_are_nothing(path: Path, checksum: str | None) -> None:
+    text = json.dumps(said(path))
+    metadata = {"round": text} | ({} if checksum is None else {"sha256": checksum})
+    path.write_bytes(weights.pack(weights.unpack(path.read_bytes()), metadata))
+
+    assert round_state.load(path) is None
+
+
+def test_a_file_says_no_more_than_this(path: Path) -> None:
+    assert set(said(path)) == {"material", "asked", "update", "entry"}
+    assert set(weights.metadata_of(path.read_bytes())) == {"round", "sha256"}
 
 
 def test_a_file_beyond_all_bounds_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,12 +333,12 @@ def said(path: Path) -> dict[str, Any]:
         b"no safetensors",
         weights.pack({"code": np.zeros(4, np.float32)}, {"modality": "style-studio"}),
         weights.pack(RESIDUAL),
-        weights.pack(RESIDUAL, {"round": ""}),
-        weights.pack(RESIDUAL, {"round": "{"}),
-        weights.pack(RESIDUAL, {"round": "[]"}),
-        weights.pack(RESIDUAL, {"round": "3"}),
-        weights.pack(RESIDUAL, {"round": "{}"}),
-        weights.pack(RESIDUAL, {"round": "[" * 100_000}),
+        with_text(RESIDUAL, ""),
+        with_text(RESIDUAL, "{"),
+        with_text(RESIDUAL, "[]"),
+        with_text(RESIDUAL, "3"),
+        with_text(RESIDUAL, "{}"),
+        with_text(RESIDUAL, "[" * 100_000),
     ],
 )
 def test_a_foreign_file_is_nothing(path: Path, foreign: bytes) -> None:
@@ -364,7 +415,7 @@ def test_a_file_with_half_an_update_is_nothing(path: Path, missing: str) -> None
 )
 def test_a_file_with_other_arrays_is_nothing(path: Path, arrays_: dict[str, Floats]) -> None:
     words_ = said(path)
-    path.write_bytes(weights.pack(arrays_, {"round": json.dumps(words_)}))
+    path.write_bytes(by_hand(arrays_, words_))
 
     assert round_state.load(path) is None
 

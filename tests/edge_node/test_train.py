@@ -557,6 +557,55 @@ def test_an_update_that_was_made_is_not_sent_after_a_work_of_it_was_withdrawn(
         RoundTraining(home).run(assigned(world))
 
 
+def test_an_update_that_was_made_is_not_sent_under_another_agreement_or_beyond_lowered_bounds(
+    home: Home, world: VerifiedRelease
+) -> None:
+    RoundTraining(home).run(assigned(world))
+    settings.save(home.config_file, replace(home.config(), steps_max=1))
+    assert RoundTraining(home).run(assigned(world)) == Declined(1, "too-much-asked")
+
+    settings.save(home.config_file, replace(home.config(), steps_max=5000))
+    simulators.agreeing(home, simulators.policy_with(version=2, rounds=3))
+    assert RoundTraining(home).run(assigned(world)) == Declined(1, "no-consent")
+    assert len(updates_in(home)) == 1
+
+
+def test_the_last_round_of_an_agreement_is_answered_again(home: Home, world: VerifiedRelease) -> None:
+    one = simulators.policy_with(version=2, rounds=1)
+    simulators.agreeing(home, one)
+    first = RoundTraining(home).run(assigned(world, policy=one.digest))
+
+    assert isinstance(first, Update)
+    assert RoundTraining(home).run(assigned(world, policy=one.digest)) == first
+    assert RoundTraining(home).run(assigned(world, number=2, policy=one.digest)) == Declined(2, "rounds-spent")
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_an_update_that_was_made_and_not_written_down_counts(
+    home: Home, world: VerifiedRelease, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    agreed = simulators.policy_with(version=2, rounds=rounds)
+    simulators.agreeing(home, agreed)
+
+    def die(*_more: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guard, "note", die)
+        with pytest.raises(SystemExit):
+            RoundTraining(home).run(assigned(world, policy=agreed.digest))
+
+    assert updates_in(home) == []
+    other = simulators.body_layout().flatten(release.body_of(world)) + np.float32(0.01)
+    if rounds == 1:
+        assert RoundTraining(home).run(assigned(world, number=2, policy=agreed.digest)) == Declined(2, "rounds-spent")
+    else:
+        with pytest.raises(RefusedError, match="round 1 was asked for after round 1 was answered"):
+            RoundTraining(home).run(assigned(world, policy=agreed.digest, body=other))
+    assert isinstance(RoundTraining(home).run(assigned(world, policy=agreed.digest)), Update)
+    assert [entry["round"] for entry in updates_in(home)] == [1]
+
+
 def test_a_lost_state_neither_gives_rounds_back_nor_lets_the_coordinator_go_back(home: Home, world: VerifiedRelease) -> None:
     two = simulators.policy_with(version=2, rounds=2)
     simulators.agreeing(home, two)

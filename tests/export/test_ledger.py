@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from export import ledger as module
-from export.errors import IntegrityError, ResourceError
-from export.files import digest_of
-from export.ledger import Ledger
+from export.errors import IntegrityError, RefusedError, ResourceError
+from export.files import digest_of, held
+from export.ledger import Ledger, Value
 
 Tamper = Callable[[list[bytes]], list[bytes]]
 
@@ -274,6 +274,77 @@ def test_what_cannot_be_written_once_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ResourceError, match="could not be written"):
         Ledger(tmp_path / "file" / "ledger.jsonl").append_once({"what": "update"}, "what")
+
+
+@pytest.mark.parametrize(("there", "wanted"), [(1, True), (True, 1), (1, 1.0), (0, False), ("1", 1), (None, 0), ([], "")])
+def test_a_value_of_another_type_is_another_line_though_it_may_compare_equal(
+    tmp_path: Path, there: Value, wanted: Value
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append({"what": "update", "value": there})
+
+    assert ledger.append_once({"what": "update", "value": wanted}, "what", "value")
+    assert not ledger.append_once({"what": "update", "value": wanted}, "what", "value")
+    assert len(ledger.entries()) == 2
+
+
+def test_a_word_that_is_none_is_not_a_word_that_lacks(ledger: Ledger) -> None:
+    assert ledger.append_once({"what": "update", "round": 1, "sha256": None}, "what", "round", "sha256")
+    assert not ledger.append_once({"what": "update", "round": 1, "sha256": None}, "what", "round", "sha256")
+
+
+def test_two_who_write_once_at_the_same_time_write_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    start, added = threading.Barrier(4), list[int]()
+
+    def write() -> None:
+        start.wait()
+        added.extend(number for number in range(10) if ledger.append_once({"number": number}, "number"))
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(added) == list(range(10))
+    assert sorted(int(str(entry["number"])) for entry in ledger.entries()) == list(range(10))
+
+
+def test_looking_and_writing_once_are_one_step_under_the_lock(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, append, entries = ledger.path.with_name(".ledger.jsonl.lock"), Ledger.append, Ledger.entries
+    refused: list[str] = []
+
+    def noticed(step: str) -> None:
+        with pytest.raises(RefusedError), held(lock, "the ledger"):
+            pass
+        refused.append(step)
+
+    def watched_entries(self: Ledger) -> list[dict[str, Value]]:
+        noticed("entries")
+        return entries(self)
+
+    def watched_append(self: Ledger, entry: dict[str, Value]) -> None:
+        noticed("append")
+        append(self, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "entries", watched_entries)
+        patch.setattr(Ledger, "append", watched_append)
+        assert ledger.append_once({"what": "update", "round": 5}, "what", "round")
+
+    assert refused == ["entries", "append"]
+    with held(lock, "the ledger"):  # and it was let go
+        pass
+
+
+def test_a_ledger_that_cannot_be_read_is_told_as_one_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").mkdir()
+
+    with pytest.raises(ResourceError, match="the ledger could not be written: Is a directory") as caught:
+        Ledger(tmp_path / "ledger.jsonl").append_once({"what": "update"}, "what")
+
+    assert "nothing is sent" in caught.value.advice
 
 
 # --- The digest to write down ---------------------------------------------------------------------------------------------
