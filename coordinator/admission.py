@@ -20,9 +20,9 @@ from typing import Final, Literal
 import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from models.compression import CompressionError
 
 from models import compression, privacy
+from models.compression import CompressionError
 from models.update import DeclineReason, Flat, Layout, Update
 
 Reason = (

@@ -69,7 +69,8 @@ def compress(delta: Flat, layout: Layout, keep: float, bound: float, rng: np.ran
     is_largest = np.abs(delta[at]) == largest[channels]
     levels[is_largest] = np.copysign(_LEVELS, exact[is_largest])  # which is what it is, but for the last bit
     length = float(np.sqrt(np.sum(np.square(levels * scales[channels]))))
-    shrunk = (largest * min(1.0, bound * _MARGIN / length if length else 1.0)).astype(np.float32)
+    factor = min(1.0, bound * _MARGIN / length if length else 1.0)
+    shrunk = (largest.astype(np.float64) * factor).astype(np.float32)
     says = (levels != 0) & (shrunk >= _LEAST)[channels]
     return _written(at[says], levels[says].astype(np.int8), shrunk[shrunk >= _LEAST])
 
