@@ -10,6 +10,19 @@
 5. Every number is finite.
 6. Its norm is at most the policy's clip.
 7. The node has not answered this round already.
+
+In a veiled round an update is under its masks, and of all this there is left, for each part of the protocol:
+
+1. It is a part of this wire version and nothing more, and no longer than an honest one.
+2. It is signed with the enrolled key of the member whose node sent it.
+3. It is for this federation, this round and this policy.
+4. It is what was asked for in this step, in its exact form, and of the nodes that take part (``veiled.py``).
+5. The node has not answered this step already.
+
+Non-finite numbers, a norm beyond the clip, a private tensor in a shared one's place: none of these can be seen in one part. The
+masks leave no place for what is not finite or not of the layout; a sum that is longer than its parts may make it, or that the
+gate refuses, is thrown away whole. Which kind of bad update each way can refuse is a table, each row a test:
+``tests/attacks/test_veiled.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +36,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models import compression, privacy
 from models.compression import CompressionError
-from models.update import DeclineReason, Flat, Layout, Update
+from models.update import DeclineReason, Flat, Layout, Part, Update, VeiledPart
 
 Reason = (
     Literal[
@@ -40,6 +53,9 @@ Reason = (
         "not-finite",
         "norm-too-large",
         "answered-twice",
+        "another-step",
+        "veil-refused",
+        "veil-failed",
         "node-failed",
         "no-answer",
     ]
@@ -60,6 +76,9 @@ ADVICE: Final[dict[str, str]] = {
     "not-finite": "Training spoilt the numbers. Look whether a work is damaged: sfumato works list",
     "norm-too-large": "Update Sfumato on this machine.",
     "answered-twice": "Nothing need be done: the first answer stands.",
+    "another-step": "Update Sfumato on this machine.",
+    "veil-refused": "This machine did not go on with the veiled round, as it must not. The coordinator's log says why.",
+    "veil-failed": "The veiled round went on without this machine, or ended for want of others. Nothing need be done.",
     "node-failed": "See the log of sfumato up.",
     "no-answer": "The round did not wait longer. Is this machine on, and is sfumato up running?",
     "no-consent": "Read the policy with: sfumato policy show, and agree with: sfumato policy accept",
@@ -94,6 +113,7 @@ Verdict = Accepted | Rejected
 
 # Clipping happens in float32 on the node and is checked in float64 here.
 _NORM_SLACK: Final = 1 + 1e-4
+_REFUSAL_MAX_BYTES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +161,7 @@ def admit(  # noqa: C901 - one branch per numbered check
     if len(update.payload) > terms.payload_max_bytes:
         return Rejected("too-large")
     # 2.
-    if not _is_signed(update, enrolled):
+    if not _is_signed(update.statement, update.signature, enrolled):
         return Rejected("signature")
     # 3.
     if update.federation != terms.federation or update.round != terms.round:
@@ -173,9 +193,36 @@ def admit(  # noqa: C901 - one branch per numbered check
     return Accepted(delta, length)
 
 
-def _is_signed(update: Update, enrolled: bytes) -> bool:
+def admit_part(part: VeiledPart, terms: Terms, enrolled: bytes, wanted: Part, longest: int) -> Rejected | None:
+    """Checks 1 to 4 of a veiled round's part, but for its form; nothing if it passes.
+
+    Args:
+        part: what came.
+        terms: of the round.
+        enrolled: raw Ed25519 key of the member whose node sent it.
+        wanted: the part this step asks for. A node may always say why it does not go on instead.
+        longest: bytes of the longest such part.
+    """
+    # 1.
+    if len(part.payload) > (longest if part.part == wanted else _REFUSAL_MAX_BYTES):
+        return Rejected("too-large")
+    # 2.
+    if not _is_signed(part.statement, part.signature, enrolled):
+        return Rejected("signature")
+    # 3.
+    if part.federation != terms.federation or part.round != terms.round:
+        return Rejected("another-round")
+    if part.policy != terms.policy:
+        return Rejected("another-policy")
+    # 4.
+    if part.part == "refused":
+        return Rejected("veil-refused")
+    return None if part.part == wanted else Rejected("another-step")
+
+
+def _is_signed(statement: bytes, signature: bytes, enrolled: bytes) -> bool:
     try:
-        Ed25519PublicKey.from_public_bytes(enrolled).verify(update.signature, update.statement)
+        Ed25519PublicKey.from_public_bytes(enrolled).verify(signature, statement)
     except (InvalidSignature, ValueError):
         return False
     return True

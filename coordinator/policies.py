@@ -63,10 +63,6 @@ def publish(home: Home) -> SignedPolicy:
 
 
 def _publish(home: Home, wanted: Policy, number: int) -> SignedPolicy:
-    if wanted.visibility != "open":
-        raise NotConfiguredError(
-            "this version holds no veiled rounds yet", advice=f'Set visibility = "open" in {home.policy_file}.'
-        )
     if number and replace(wanted, version=number) == current(home).policy:
         signed = current(home)
     else:

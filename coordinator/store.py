@@ -89,6 +89,14 @@ CREATE TABLE IF NOT EXISTS answers (
     sha256 TEXT,
     PRIMARY KEY (round, node_id)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS parts (
+    round INTEGER NOT NULL REFERENCES rounds,
+    attempt INTEGER NOT NULL,
+    part TEXT NOT NULL,
+    node_id TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    PRIMARY KEY (round, attempt, part, node_id)
+) STRICT;
 """
 
 
@@ -413,6 +421,40 @@ class Store:
                 ),
             )
 
+    def add_part(self, number: int, attempt: int, part: str, node_id: int | None, payload: bytes) -> None:
+        """Record what came of a node in a veiled round, or what was settled for all (no node); the first record stands."""
+        owner = "" if node_id is None else str(node_id)
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?, ?)", (number, attempt, part, owner, payload))
+
+    def parts(self, number: int, attempt: int, part: str) -> dict[int, bytes]:
+        """What came of each node of one kind, in order of the nodes' numbers."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT node_id, payload FROM parts WHERE round = ? AND attempt = ? AND part = ? AND node_id != ''",
+                (number, attempt, part),
+            ).fetchall()
+        return dict(sorted((int(node_id), payload) for node_id, payload in rows))
+
+    def settled(self, number: int, attempt: int, part: str) -> bytes | None:
+        """What was settled of that kind for all nodes, if it was."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT payload FROM parts WHERE round = ? AND attempt = ? AND part = ? AND node_id = ''",
+                (number, attempt, part),
+            ).fetchone()
+        return bytes(row[0]) if row else None
+
+    def forget_parts(self, number: int) -> None:
+        """Delete what a veiled round left: with it, and an update that somebody kept, the update could be unmasked."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM parts WHERE round = ?", (number,))
+
+    def forget_parts_of_ended_rounds(self) -> None:
+        """The same for all rounds that are over: a kill may have come between a round's end and that."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM parts WHERE round IN (SELECT round FROM rounds WHERE state IN (?, ?, ?))", _OVER)
+
     def rounds(self) -> list[Round]:
         """Every round, oldest first."""
         with self._transaction() as db:
@@ -454,6 +496,7 @@ class Store:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")  # what is forgotten is not left in free pages
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT") if connection.in_transaction else None

@@ -381,6 +381,8 @@ def _remark(entry: Mapping[str, Value]) -> str:
     match entry.get("what"):
         case "verdict":
             return "counted" if entry.get("accepted") else f"not counted: {entry.get('reason')}. {entry.get('advice')}"
+        case "update" if "peers" in entry:
+            return f"under the masks of {entry.get('peers')} others, {entry.get('peers-new')} of them met for the first time"
         case "agreed":
             return f"policy {entry.get('version')}, {entry.get('visibility')}"
         case "joined" | "rejoined":

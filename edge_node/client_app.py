@@ -1,4 +1,4 @@
-"""The node's Flower app: unpacks an assignment, has it trained, packs the update. Says nothing else, not even why it failed."""
+"""The node's Flower app: unpacks what is asked, has it done, packs the answer. Says nothing else, not even why it failed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edge_node.trainer import Trainer
 from models import wire
 
 if TYPE_CHECKING:
-    from models.update import Assignment, Declined, Update
+    from models.update import Answered, Asked
 
 
 class Trains(Protocol):
-    """Whatever turns an assignment into an update."""
+    """Whatever turns an assignment into an update, and goes on from there."""
 
-    def run(self, assignment: Assignment) -> Update | Declined: ...
+    def run(self, asked: Asked) -> Answered: ...
 
 
 def create_client_app(trainer: Trains) -> ClientApp:
@@ -27,7 +27,7 @@ def create_client_app(trainer: Trains) -> ClientApp:
 
     @app.train()
     def train(message: Message, _context: Context) -> Message:
-        answer = trainer.run(wire.unpack_assignment(message.content))
+        answer = trainer.run(wire.unpack_asked(message.content))
         return Message(wire.pack_answer(answer), reply_to=message)
 
     return app

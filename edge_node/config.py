@@ -147,6 +147,16 @@ class Home:
         return self.training / "round.safetensors"
 
     @property
+    def veil_file(self) -> Path:
+        """This machine's secrets of the veiled round under way. Never to be put back from a backup."""
+        return self.training / "veil"
+
+    @property
+    def peers_file(self) -> Path:
+        """The keys of other members that veiled rounds have shown."""
+        return self.training / "peers.json"
+
+    @property
     def clock_file(self) -> Path:
         """The coordinator's time at the last contact, and the latest time ever known."""
         return self.root / "clock.json"

@@ -13,13 +13,16 @@ nothing else. In this order:
    leaves out today is sent tomorrow.
 6. Sign with this machine's enrolled key.
 7. Write it to the artist's ledger. What is not in the ledger was not sent: sending comes after, and is done by others.
+
+In a veiled round nobody else can see whether the norm is kept, so it is kept here: what has its noise is clipped once more. It
+is sent whole, since masks leave no number out, and steps 6 and 7 come when it has its masks (``veil.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,7 +31,7 @@ from export.files import digest_of
 from export.ledger import Ledger, Value
 from export.policy import Policy
 from models import compression, privacy
-from models.update import Arrays, Assignment, Flat, Layout, Update
+from models.update import Arrays, Assignment, Flat, Layout, Ready, Update
 
 _RESIDUAL_CLIPS: Final = 10.0
 
@@ -53,17 +56,20 @@ class Trained:
     steps: int
 
 
+_Made_co = TypeVar("_Made_co", bound=Update | Ready, covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(Generic[_Made_co]):
     """An update that is ready to leave, and what stays.
 
     Attributes:
-        update: the update, signed.
+        update: the update, signed; in a veiled round what goes out under masks.
         residual: what it leaves out, flat.
         entry: the line of the ledger that goes before it.
     """
 
-    update: Update
+    update: _Made_co
     residual: Flat
     entry: Entry
 
@@ -76,7 +82,7 @@ def seal(
     residual: Flat,
     key: Ed25519PrivateKey,
     rng: np.random.Generator,
-) -> Sealed:
+) -> Sealed[Update]:
     """Make the update of a round: steps 1 to 6.
 
     Args:
@@ -91,15 +97,7 @@ def seal(
     Raises:
         ValueError: the training spoilt the body.
     """
-    if residual.shape != (layout.size,) or assignment.body.shape != (layout.size,):
-        raise ValueError("the body or the residual has another length than the layout")
-    # 1.
-    shared = {name: trained.tensors[name] for name in layout.names}
-    movement = layout.flatten(shared) - assignment.body
-    # 2.
-    wanted = movement + residual
-    # 3.
-    clipped = privacy.clip(wanted, policy.clip)
+    movement, wanted, clipped = _bounded(assignment, policy, trained, layout, residual)
     # 4.
     noised = privacy.with_noise(clipped, policy.noise * policy.clip)
     # 5.
@@ -135,6 +133,51 @@ def seal(
         "steps": trained.steps,
     }
     return Sealed(signed, privacy.clip(unsent, _RESIDUAL_CLIPS * policy.clip), entry)
+
+
+def prepare(assignment: Assignment, policy: Policy, trained: Trained, layout: Layout, residual: Flat) -> Sealed[Ready]:
+    """Make what a veiled round sends under masks: steps 1 to 4, and the clip once more. Its line of the ledger lacks the digest
+    and the size of what is sent.
+
+    Args: as ``seal``.
+
+    Raises:
+        ValueError: the training spoilt the body, or it was of fewer steps than all are to make: in a sum nobody can make up
+            for them.
+    """
+    if trained.steps != policy.steps:
+        raise ValueError("a veiled round takes all of its steps")
+    movement, wanted, clipped = _bounded(assignment, policy, trained, layout, residual)
+    # 4.
+    sent = privacy.clip(privacy.with_noise(clipped, policy.noise * policy.clip), policy.clip)
+    ready = Ready(assignment.federation, assignment.round, assignment.policy, layout.digest, sent)
+    entry: Entry = {
+        "what": "update",
+        "federation": assignment.federation,
+        "round": assignment.round,
+        "policy": assignment.policy,
+        "tensors": list(layout.names),
+        "norm": privacy.norm(movement),
+        "norm-sent": privacy.norm(sent),
+        "noise": policy.noise * policy.clip,
+        "steps": trained.steps,
+    }
+    return Sealed(ready, privacy.clip(wanted - clipped, _RESIDUAL_CLIPS * policy.clip), entry)
+
+
+def _bounded(
+    assignment: Assignment, policy: Policy, trained: Trained, layout: Layout, residual: Flat
+) -> tuple[Flat, Flat, Flat]:
+    """Steps 1 to 3: what moved, what is meant, and what of that the clip leaves."""
+    if residual.shape != (layout.size,) or assignment.body.shape != (layout.size,):
+        raise ValueError("the body or the residual has another length than the layout")
+    # 1.
+    shared = {name: trained.tensors[name] for name in layout.names}
+    movement = layout.flatten(shared) - assignment.body
+    # 2.
+    wanted = movement + residual
+    # 3.
+    return movement, wanted, privacy.clip(wanted, policy.clip)
 
 
 def note(ledger: Ledger, entry: Entry) -> None:

@@ -23,10 +23,11 @@ from edge_node.guard import Entry
 from export import weights
 from export.errors import IntegrityError
 from export.files import Digest, read_bounded, write_atomic
-from models.update import Arrays, Assignment, Flat, Update
+from models.update import Arrays, Assignment, Flat, Ready, Update
 
 _MAX_BYTES: Final = 4 * weights.BODY_MAX_BYTES
-_PRIVATE, _MOMENTS, _RESIDUAL = "private/", "moments/", "residual"
+_PRIVATE, _MOMENTS, _RESIDUAL, _READY = "private/", "moments/", "residual", "ready"
+_READY_FIELDS: Final = ("federation", "round", "policy", "layout_digest")
 
 SeenMoments = Mapping[tuple[str, str], Mapping[str, npt.NDArray[np.float32]]]
 """What the optimiser has seen, by objective and parameter; see ``models.training.Moments``."""
@@ -42,7 +43,7 @@ class RoundState:
         private: the network's private tensors as training left them.
         moments: what the optimiser has seen.
         residual: what the updates so far have left out, flat.
-        update: what was answered.
+        update: what was answered, or what goes out under masks.
         entry: its line of the ledger.
     """
 
@@ -51,7 +52,7 @@ class RoundState:
     private: Arrays
     moments: SeenMoments
     residual: Flat
-    update: Update
+    update: Update | Ready
     entry: Entry
 
 
@@ -72,6 +73,8 @@ def save(path: Path, state: RoundState) -> None:
     arrays |= {f"{_PRIVATE}{name}": array for name, array in state.private.items()}
     for (objective, parameter), seen in state.moments.items():
         arrays |= {f"{_MOMENTS}{objective}/{parameter}/{key}": value for key, value in seen.items()}
+    if isinstance(state.update, Ready):
+        arrays[_READY] = state.update.delta
     said = {
         "material": state.material,
         "asked": state.asked,
@@ -96,7 +99,7 @@ def load(path: Path) -> RoundState | None:
             private={name.removeprefix(_PRIVATE): a for name, a in arrays.items() if name.startswith(_PRIVATE)},
             moments=_moments(arrays),
             residual=arrays[_RESIDUAL],
-            update=_update(said["update"]),
+            update=_update(said["update"], arrays.get(_READY)),
             entry=said["entry"],
         )
     except (OSError, IntegrityError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -117,12 +120,17 @@ def _moments(arrays: Arrays) -> SeenMoments:
     return found
 
 
-def _plain(update: Update) -> dict[str, object]:
+def _plain(update: Update | Ready) -> dict[str, object]:
+    if isinstance(update, Ready):
+        return {name: getattr(update, name) for name in _READY_FIELDS}
     coded = {name: base64.b64encode(getattr(update, name)).decode() for name in ("payload", "signature")}
     return {**asdict(replace(update, payload=b"", signature=b"")), **coded}
 
 
-def _update(plain: Mapping[str, object]) -> Update:
+def _update(plain: Mapping[str, object], delta: Flat | None) -> Update | Ready:
+    if delta is not None:
+        federation, number, policy, layout = (plain[name] for name in _READY_FIELDS)
+        return Ready(str(federation), int(str(number)), str(policy), str(layout), delta)
     try:
         coded = {name: base64.b64decode(str(plain[name]), validate=True) for name in ("payload", "signature")}
     except binascii.Error as error:

@@ -15,9 +15,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from edge_node import consent, guard, keys, library, originality, releases, round_state, styles
+from edge_node import consent, guard, keys, library, originality, releases, round_state, styles, veil
 from edge_node.config import Home
 from edge_node.errors import NoConsentError, NotJoinedError, UnknownStyleError
+from edge_node.guard import Sealed
 from edge_node.round_state import RoundState
 from edge_node.styles import Style
 from export import backbones, release, weights
@@ -30,7 +31,19 @@ from export.signing import VerifiedRelease
 from models import registry, state, training
 from models.contract import Lessons, Modality, Score, Work
 from models.samplers import Code
-from models.update import Assignment, Declined, DeclineReason, Flat, LayoutError, Update
+from models.update import (
+    Answered,
+    Asked,
+    Assignment,
+    Declined,
+    DeclineReason,
+    Flat,
+    Layout,
+    LayoutError,
+    Ready,
+    Update,
+    VeiledStep,
+)
 
 Progress = Callable[[int, int], None]
 """Told steps done and steps in all."""
@@ -202,12 +215,12 @@ class RoundTraining:
         self._made_of: Digest | None = None
         torch.set_num_threads(self._config.threads)
 
-    def run(self, assignment: Assignment) -> Update | Declined:
-        """Train body and private code together on this machine's works.
+    def run(self, asked: Asked) -> Answered:
+        """Train body and private code together on this machine's works; or take the next step of a veiled round.
 
         Returns:
-            What may leave, as the guard let it through: the same as before if the same was asked before. Or why this node
-            takes no part.
+            What may leave, as the guard let it through: the same as before if the same was asked before. In a veiled round,
+            that it is ready. Or why this node takes no part.
 
         Raises:
             NotJoinedError: the assignment is not of the federation or kind of art this node joined.
@@ -215,6 +228,9 @@ class RoundTraining:
             NoWorksError: there is nothing to learn from.
             DivergedError: the training spoilt the network; nothing of it is kept.
         """
+        if isinstance(asked, VeiledStep):
+            return self._go_on(asked)
+        assignment = asked
         self._refuse_foreign(assignment)
         kept, account = round_state.load(self._home.round_file), Ledger(self._home.ledger_file)
         is_asked_again = kept is not None and kept.asked == round_state.name_of(assignment)
@@ -227,8 +243,7 @@ class RoundTraining:
         if reason is not None:
             return Declined(assignment.round, reason)
         if kept is not None and is_asked_again and kept.material == self._material():
-            guard.note(account, kept.entry)  # a kill may have come between the two
-            return kept.update
+            return self._answer(kept)
         if assignment.round <= sent.last_round:
             raise RefusedError(
                 f"round {assignment.round} was asked for after round {sent.last_round} was answered",
@@ -242,6 +257,34 @@ class RoundTraining:
             self._pupil = None  # its running statistics or code may be spoilt, and would spoil every round from now on
             raise
 
+    def _answer(self, kept: RoundState) -> Answered:
+        """What was made, after its line in the ledger; which in a veiled round is written when it goes out."""
+        if isinstance(kept.update, Ready):
+            return veil.ready(kept.update, keys.enrolled_key(self._home))
+        guard.note(Ledger(self._home.ledger_file), kept.entry)  # a kill may have come between the two
+        return kept.update
+
+    def _go_on(self, step: VeiledStep) -> Answered:
+        """Take a step of the veiled round that this machine has trained for.
+
+        Raises:
+            RefusedError: it has not, or not of what its library holds now.
+        """
+        kept = round_state.load(self._home.round_file)
+        try:
+            signed = consent.required(self._home)
+        except NoConsentError:
+            return Declined(step.round, "no-consent")
+        if step.policy != signed.digest:
+            return Declined(step.round, "no-consent")
+        made = kept.update if kept is not None and kept.material == self._material() else None
+        if kept is None or not isinstance(made, Ready) or _named(made) != _named(step):
+            raise RefusedError(
+                f"step {step.step!r} of veiled round {step.round} came without its training",
+                advice="Nothing need be done; the next round begins anew.",
+            )
+        return veil.answer(self._home, signed.policy, made, kept.entry, step)
+
     def _refuse_foreign(self, assignment: Assignment) -> None:
         believed = releases.trust(self._home)
         if assignment.federation != believed.federation or assignment.modality != self._config.modality:
@@ -249,7 +292,7 @@ class RoundTraining:
                 "the coordinator asks for training this machine did not join", advice="Join that federation first."
             )
 
-    def _train(self, assignment: Assignment, policy: Policy, kept: RoundState | None) -> Update:
+    def _train(self, assignment: Assignment, policy: Policy, kept: RoundState | None) -> Answered:
         pupil, material, residual = self._prepared(kept)
         layout = state.body_layout(pupil.modality)
         if assignment.layout_digest != layout.digest:
@@ -268,9 +311,8 @@ class RoundTraining:
             raise training.DivergedError("the training left numbers that are not finite")
         first = losses[: max(1, len(losses) // 10)]
         trained = guard.Trained(tensors, sum(first) / len(first), after, len(losses))
-        rng = np.random.default_rng(keys.derived_seed(self._home, f"rounding of round {assignment.round}"))
         residual = residual if residual is not None else np.zeros(layout.size, np.float32)
-        sealed = guard.seal(assignment, policy, trained, layout, residual, keys.enrolled_key(self._home), rng)
+        sealed = self._sealed(assignment, policy, trained, layout, residual)
         now = RoundState(
             material=material,
             asked=round_state.name_of(assignment),
@@ -287,8 +329,15 @@ class RoundTraining:
                 )
             round_state.save(self._home.round_file, now)
             self._save_code(pupil)
-        guard.note(Ledger(self._home.ledger_file), sealed.entry)
-        return sealed.update
+        return self._answer(now)
+
+    def _sealed(
+        self, assignment: Assignment, policy: Policy, trained: guard.Trained, layout: Layout, residual: Flat
+    ) -> Sealed[Update] | Sealed[Ready]:
+        if policy.visibility == "veiled":
+            return guard.prepare(assignment, policy, trained, layout, residual)
+        rng = np.random.default_rng(keys.derived_seed(self._home, f"rounding of round {assignment.round}"))
+        return guard.seal(assignment, policy, trained, layout, residual, keys.enrolled_key(self._home), rng)
 
     def _prepared(self, kept: RoundState | None) -> tuple[_Pupil, Digest, Flat | None]:
         """The pupil, what it learns from, and what earlier updates left out.
@@ -335,6 +384,10 @@ class RoundTraining:
     def _save_code(self, pupil: _Pupil) -> None:
         metadata = {"modality": pupil.modality.name}
         write_atomic(_code_file(self._home), weights.pack({"code": pupil.code()}, metadata), mode=0o600)
+
+
+def _named(of: Ready | VeiledStep) -> tuple[str, int, str]:
+    return of.federation, of.round, of.policy
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from export.errors import ResourceError
-from models.update import Assignment, Declined, Update
+from models.update import Answered, Asked, Declined, Update, VeiledPart
 
 _CONTEXT: Final = multiprocessing.get_context("spawn")
 _STOP_S: Final = 5.0
@@ -43,32 +43,32 @@ class Trainer:
             self._process.start()
             theirs.close()
 
-    def run(self, assignment: Assignment) -> Update | Declined:
-        """Train, or say why not; a process that dies over it is followed by another, once.
+    def run(self, asked: Asked) -> Answered:
+        """Do what is asked, or say why not; a process that dies over it is followed by another, once.
 
         Raises:
             TrainingFailedError: the training failed or its process died.
         """
         try:
-            answer = self._ask(assignment)
+            answer = self._ask(asked)
         except (EOFError, OSError):  # killed, or out of memory: another one goes on where it was
             self.close()
             try:
-                answer = self._ask(assignment)
+                answer = self._ask(asked)
             except (EOFError, OSError) as error:
                 self.close()
                 raise TrainingFailedError(
                     "the training process died twice", advice="It starts again with the next round; look at free memory."
                 ) from error
-        if isinstance(answer, Update | Declined):
+        if isinstance(answer, Update | Declined | VeiledPart):
             return answer
         raise TrainingFailedError(f"the training failed ({answer})", advice="See the log of sfumato up.")
 
-    def _ask(self, assignment: Assignment) -> object:
+    def _ask(self, asked: Asked) -> object:
         self.warm()
         if self._pipe is None:
             raise AssertionError("warm() always leaves a pipe")
-        self._pipe.send(assignment)
+        self._pipe.send(asked)
         return self._pipe.recv()
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class Trainer:
 
 
 def _serve(root: Path, pipe: Connection) -> None:
-    """The child: answers each assignment with an update or with the name of what went wrong."""
+    """The child: answers whatever is asked, or with the name of what went wrong."""
     import logging  # noqa: PLC0415 - of the child
 
     from edge_node.config import Home  # noqa: PLC0415 - torch comes with train, and only the child shall have it
@@ -96,12 +96,12 @@ def _serve(root: Path, pipe: Connection) -> None:
     training = RoundTraining(Home(root))
     while True:
         try:
-            assignment = pipe.recv()
+            asked = pipe.recv()
         except (EOFError, OSError):
             return
         try:
-            pipe.send(training.run(assignment))
+            pipe.send(training.run(asked))
         except Exception as error:
-            log.error("round %d: %s", assignment.round, type(error).__name__)  # noqa: TRY400 - the text may name a work
-            log.debug("round %d", assignment.round, exc_info=error)
+            log.error("round %d: %s", asked.round, type(error).__name__)  # noqa: TRY400 - the text may name a work
+            log.debug("round %d", asked.round, exc_info=error)
             pipe.send(type(error).__name__)

@@ -41,7 +41,8 @@ class Policy:
         deadline_s: how long a round waits for updates.
         clip: greatest L2 norm of an update.
         noise: length of the noise a node adds to its update, as a share of `clip`; 0 adds none.
-        keep: share of an update's numbers that are sent; the rest stays on the node and is added to its next update.
+        keep: share of an update's numbers that are sent; the rest stays on the node and is added to its next update. In veiled
+            rounds all are: masks leave none out.
         aggregation: `mean` of the updates, or `robust`: clipped to their median norm, then their geometric median.
     """
 
@@ -157,10 +158,13 @@ def from_plain(plain: object) -> tuple[bytes, bytes]:
 
 def in_words(policy: Policy) -> list[str]:
     """What a policy means, one sentence or two a line, for the person who is asked to agree."""
-    trains = (
-        f"Each round trains on {policy.steps} batches and sends how far the body moved: at most {policy.clip:g} in length, the "
-        f"{100 * policy.keep:g} % of its numbers that moved furthest, in 8 bits each."
-    )
+    moved = f"Each round trains on {policy.steps} batches and sends how far the body moved: at most {policy.clip:g} in length, "
+    if policy.visibility == "veiled":
+        trains = f"{moved}all of its numbers, under masks that cancel in the sum."
+        beside = "Beside it go keys and shares made for this round alone, and your signature. No loss is told."
+    else:
+        trains = f"{moved}the {100 * policy.keep:g} % of its numbers that moved furthest, in 8 bits each."
+        beside = "Beside the update go the mean loss before and after, the number of steps, and your signature."
     noise = (
         f"Noise of {100 * policy.noise:g} % of that length is added on your machine first."
         if policy.noise
@@ -180,7 +184,7 @@ def in_words(policy: Policy) -> list[str]:
         _who_sees(policy),
         noise,
         counts,
-        "Beside the update go the mean loss before and after, the number of steps, and your signature.",
+        beside,
         lasts,
     ]
 
@@ -188,8 +192,9 @@ def in_words(policy: Policy) -> list[str]:
 def _who_sees(policy: Policy) -> str:
     if policy.visibility == "veiled":
         return (
-            "The coordinator sees the sum of all updates and not yours alone, unless it conspires with most of the other "
-            "members. It cannot check yours, then; your own machine keeps the bound."
+            "The coordinator sees the sum of all updates and not yours alone. What the sum says of everybody, it sees; who "
+            "took part, it sees; and one that lies, with more than a third of the members on its side, could see yours. It "
+            "cannot check yours, then; your own machine keeps the bound."
         )
     return "The coordinator sees your update, checks it, and could try to learn from it. Other members see the new body alone."
 

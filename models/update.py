@@ -24,8 +24,14 @@ DeclineReason: TypeAlias = Literal["no-consent", "rounds-spent", "budget-spent",
 """Why a node takes no part: its artist has not agreed to the policy, or to no more rounds; its privacy budget is spent; the
 policy is beyond its own bounds. Nothing else of the node is said."""
 
-# Keeps a signature over an update from being one over anything else that the same key signs.
+Step: TypeAlias = Literal["roster", "adverts", "boxes", "request"]
+"""What a coordinator sends in a veiled round once the nodes have trained; see ``models/masking.py``."""
+Part: TypeAlias = Literal["ready", "advert", "boxes", "masked", "shares", "refused"]
+"""What a node answers in a veiled round: that it has trained; what the protocol asks for; or why it does not go on."""
+
+# Keeps a signature over one of these from being one over anything else that the same key signs.
 _STATEMENT: Final = b"sfumato update v2\n"
+_PART_STATEMENT: Final = b"sfumato veiled part v1\n"
 
 
 class LayoutError(ValueError):
@@ -154,3 +160,71 @@ class Declined:
 
     round: int
     reason: DeclineReason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """What a node has for a veiled round, and keeps until it goes out under its masks.
+
+    Attributes:
+        federation, round, policy, layout_digest: the assignment's.
+        delta: trained body minus assigned body, clipped, with its noise, flat.
+    """
+
+    federation: str
+    round: int
+    policy: str
+    layout_digest: str
+    delta: Flat
+
+
+@dataclass(frozen=True, slots=True)
+class VeiledStep:
+    """What the coordinator asks of a node in a veiled round after the training.
+
+    Attributes:
+        federation, round, policy: as in the assignment.
+        step: what it is.
+        payload: the step's message in the bytes of ``models/masking.py``; several of one kind one behind the other.
+    """
+
+    federation: str
+    round: int
+    policy: str
+    step: Step
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class VeiledPart:
+    """What a node answers in a veiled round.
+
+    Attributes:
+        federation, round, policy: as in the assignment.
+        part: what it is.
+        payload: the message, in the bytes of ``models/masking.py``; nothing with `ready`; with `refused`, the reason.
+        signature: of the node's enrolled Ed25519 key over ``statement``; empty while it is being made.
+    """
+
+    federation: str
+    round: int
+    policy: str
+    part: Part
+    payload: bytes
+    signature: bytes = b""
+
+    @property
+    def statement(self) -> bytes:
+        """What is signed: everything but the signature, the payload by its digest."""
+        said = {
+            "federation": self.federation,
+            "round": self.round,
+            "policy": self.policy,
+            "part": self.part,
+            "payload": hashlib.sha256(self.payload).hexdigest(),
+        }
+        return _PART_STATEMENT + json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+
+
+Asked: TypeAlias = Assignment | VeiledStep
+Answered: TypeAlias = Update | Declined | VeiledPart

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from models.update import Assignment, Declined, DeclineReason, Update
+from models.update import Answered, Asked, Assignment, Declined, DeclineReason, Part, Step, Update, VeiledPart, VeiledStep
 
 VERSION: Final = 2
 _ARRAYS, _HEADER, _FLAT = "arrays", "header", "flat"
@@ -44,6 +44,8 @@ _UPDATE: Final[Mapping[str, type]] = {
     "signature": bytes,
 }
 _DECLINED: Final[Mapping[str, type]] = {"version": int, "round": int, "declined": str}
+_VEILED: Final[Mapping[str, type]] = {"version": int, "federation": str, "round": int, "policy": str, "veiled": str}
+_PART: Final[Mapping[str, type]] = {**_VEILED, "signature": bytes}
 _T = TypeVar("_T")
 
 
@@ -82,8 +84,31 @@ def unpack_assignment(record: RecordDict) -> Assignment:
     )
 
 
-def pack_answer(answer: Update | Declined) -> RecordDict:
+def pack_step(step: VeiledStep) -> RecordDict:
+    """A veiled round's step → record."""
+    header: dict[str, int | float | str | bytes] = {
+        "version": VERSION,
+        "federation": step.federation,
+        "round": step.round,
+        "policy": step.policy,
+        "veiled": step.step,
+    }
+    return _pack(np.frombuffer(step.payload, np.uint8), header)
+
+
+def unpack_asked(record: RecordDict) -> Asked:
+    """Record → what a coordinator asks.
+
+    Raises:
+        WireError: anything but exactly an assignment, or a veiled round's step, of this version.
+    """
+    return _step(record) if _is_veiled(record) else unpack_assignment(record)
+
+
+def pack_answer(answer: Answered) -> RecordDict:
     """Answer → record."""
+    if isinstance(answer, VeiledPart):
+        return _pack_part(answer)
     if isinstance(answer, Declined):
         header = {"version": VERSION, "round": answer.round, "declined": answer.reason}
         return RecordDict({_HEADER: ConfigRecord(dict(header))})
@@ -104,14 +129,17 @@ def pack_answer(answer: Update | Declined) -> RecordDict:
     )
 
 
-def unpack_answer(record: RecordDict) -> Update | Declined:
+def unpack_answer(record: RecordDict) -> Answered:
     """Record → answer.
 
     Raises:
-        WireError: anything but exactly an update, or a node's word that it takes no part, of this version.
+        WireError: anything but exactly an update, a part of a veiled round, or a node's word that it takes no part, of this
+            version.
     """
     if set(record) == {_HEADER}:
         return _declined(record)
+    if _is_veiled(record):
+        return _part(record)
     arrays, header = _parts(record, {_ARRAYS, _HEADER})
     said = _fields(header, _UPDATE)
     names, signature = _text(said, "tensors", _MAX_NAMES_CHARACTERS), _value(said, "signature", bytes)
@@ -140,6 +168,52 @@ def _declined(record: RecordDict) -> Declined:
         if said["declined"] == reason:
             return Declined(_value(said, "round", int), reason)
     raise WireError("a node declines for no known reason")
+
+
+def _is_veiled(record: RecordDict) -> bool:
+    header = record.get(_HEADER)
+    return isinstance(header, ConfigRecord) and "veiled" in header
+
+
+def _step(record: RecordDict) -> VeiledStep:
+    arrays, header = _parts(record, {_ARRAYS, _HEADER})
+    said = _fields(header, _VEILED)
+    for step in get_args(Step):
+        if said["veiled"] == step:
+            payload = _array(arrays, "uint8").tobytes()
+            return VeiledStep(_text(said, "federation"), _value(said, "round", int), _text(said, "policy"), step, payload)
+    raise WireError("a step is none of a veiled round")
+
+
+def _pack_part(part: VeiledPart) -> RecordDict:
+    header: dict[str, int | float | str | bytes] = {
+        "version": VERSION,
+        "federation": part.federation,
+        "round": part.round,
+        "policy": part.policy,
+        "veiled": part.part,
+        "signature": part.signature,
+    }
+    return _pack(np.frombuffer(part.payload, np.uint8), header)
+
+
+def _part(record: RecordDict) -> VeiledPart:
+    arrays, header = _parts(record, {_ARRAYS, _HEADER})
+    said = _fields(header, _PART)
+    signature = _value(said, "signature", bytes)
+    if len(signature) != _SIGNATURE_BYTES:
+        raise WireError("the signature has another length")
+    for part in get_args(Part):
+        if said["veiled"] == part:
+            return VeiledPart(
+                federation=_text(said, "federation"),
+                round=_value(said, "round", int),
+                policy=_text(said, "policy"),
+                part=part,
+                payload=_array(arrays, "uint8").tobytes(),
+                signature=signature,
+            )
+    raise WireError("an answer is no part of a veiled round")
 
 
 def _pack(flat: npt.NDArray[np.float32] | npt.NDArray[np.uint8], header: Mapping[str, int | float | str | bytes]) -> RecordDict:

@@ -41,10 +41,10 @@ from starlette.responses import Response
 
 import coordinator.config
 import edge_node.config
-from coordinator import pki, policies, rounds, service
+from coordinator import asking, pki, policies, rounds, service, veiled
 from coordinator.flower import bound_replies
 from coordinator.store import Node, Role, RoundState, Store
-from edge_node import consent, keys
+from edge_node import consent, guard, keys, veil
 from edge_node.styles import Lineage
 from export import backbones, base, parity, policy, release, requests, settings
 from export.files import write_atomic
@@ -58,7 +58,7 @@ from models import compression, registry, state, training, wire
 from models.contract import Score, Work
 from models.modalities.style import StyleModality
 from models.samplers import Code
-from models.update import Arrays, Assignment, Declined, Flat, Layout, Update
+from models.update import Answered, Arrays, Asked, Assignment, Flat, Layout, Ready, Update
 from tests import pictures, releases, tiny
 
 MODALITY: Final = StyleModality("style-studio", channels=8, crop=64, batch=1)
@@ -271,6 +271,47 @@ def honest(seed: int = 0, length: float = 1e-3) -> Answers:
     return answer
 
 
+@dataclass(slots=True)
+class VeiledNode:
+    """An artist's machine in veiled rounds, but for the work of training: it says that it moved the body in some direction.
+
+    Attributes:
+        home: with its keys, its ledger and its secrets.
+        terms: the policy the artist agreed to.
+        seed: of the direction.
+        length: of the movement.
+    """
+
+    home: NodeHome
+    terms: Policy
+    seed: int = 0
+    length: float = 1e-3
+    made: Ready | None = None
+
+    def __call__(self, message: Message) -> Message:
+        return Message(wire.pack_answer(self.answer(wire.unpack_asked(message.content))), reply_to=message)
+
+    def answer(self, asked: Asked) -> Answered:
+        if isinstance(asked, Assignment):
+            if self.made is None or self.made.round != asked.round:
+                named = (asked.federation, asked.round, asked.policy, asked.layout_digest)
+                self.made = Ready(*named, movement(self.seed, self.length))
+            return veil.ready(self.made, keys.enrolled_key(self.home))
+        assert self.made is not None
+        entry: guard.Entry = {"what": "update", "federation": self.made.federation, "round": self.made.round}
+        return veil.answer(self.home, self.terms, self.made, entry, asked)
+
+
+def veiled_nodes(hub: CoordinatorHome, folder: Path, count: int) -> dict[int, VeiledNode]:
+    """Machines 1, 2, ..., members of a coordinator under its policy."""
+    terms = policies.current(hub).policy
+    nodes = {number: VeiledNode(make_node(folder / f"node-{number}"), terms, seed=number) for number in range(1, count + 1)}
+    for number, node in nodes.items():
+        member = Node(number, f"artist-{number}", "artist", keys.public_keys(node.home), "1970-01-01T00:00:01+00:00")
+        Store(hub.database).take_back(member)
+    return nodes
+
+
 def movement(seed: int = 0, length: float = 1e-3) -> Flat:
     """A random direction of a stated norm."""
     delta = np.random.default_rng(seed).standard_normal(body_layout().size).astype(np.float32)
@@ -294,7 +335,7 @@ def policy_with(**changes: Any) -> SignedPolicy:
     return policy.sign(replace(POLICY.policy, **changes), releases.KEY)
 
 
-def delta_of(update: Update | Declined) -> Flat:
+def delta_of(update: Answered) -> Flat:
     """What an update says."""
     assert isinstance(update, Update)
     return compression.decompress(update.payload, body_layout())
@@ -403,9 +444,15 @@ def credentials(name: str) -> Credentials:
     return Credentials(enrolled, PublicKeys(line, enrolled.public_key().public_bytes_raw(), der))
 
 
+def set_clock(patch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """Have rounds be held in simulated time."""
+    for module in (rounds, asking, veiled):
+        patch.setattr(module, "time", clock)
+
+
 def hold_rounds(patch: pytest.MonkeyPatch, home: CoordinatorHome, grid: SimulatedGrid, count: int = 1) -> None:
     """Hold rounds in simulated time."""
-    patch.setattr(rounds, "time", Clock())
+    set_clock(patch, Clock())
     Store(home.database).add_job(count)
     rounds.run_rounds(grid, home, home.config())
 

@@ -429,18 +429,11 @@ def test_nobody_acts_while_the_draft_says_something_else(home: Home, change: dic
     assert policies.publish(home) == policies.require_published(home)
 
 
-def test_veiled_rounds_are_not_published_by_a_version_that_holds_none(home: Home) -> None:
-    before = published(home)
+def test_veiled_rounds_are_published_as_a_policy_of_their_own(home: Home) -> None:
     rewrite(home, visibility="veiled", minimum_nodes=5)
 
-    with pytest.raises(RefusedError, match=r"policy\.toml was changed and not published"):
-        policies.require_published(home)
-    with pytest.raises(NotConfiguredError, match="no veiled rounds yet") as caught:
-        policies.publish(home)
-
-    assert 'visibility = "open"' in caught.value.advice
-    assert published(home) == before
-    assert len(lines(home)) == 1
+    assert policies.publish(home).policy.visibility == "veiled"
+    assert lines(home)[-1]["visibility"] == "veiled"
 
 
 @pytest.mark.parametrize("touch", [lambda raw: raw + b"# a remark\n", lambda raw: raw.replace(b"version = 1", b"version = 9")])

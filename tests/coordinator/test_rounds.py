@@ -87,7 +87,7 @@ def test_a_round_begins_without_those_who_stay_away_once_it_waited_long_enough(
 ) -> None:
     simulators.enrol(hub, 3)
     clock = Clock()
-    monkeypatch.setattr(rounds, "time", clock)
+    simulators.set_clock(monkeypatch, clock)
     began = clock.now
 
     Store(hub.database).add_job(1)
@@ -173,7 +173,7 @@ def test_a_node_that_was_lost_while_it_trained_is_asked_again_when_it_is_back(
 def test_a_node_that_does_not_come_back_costs_two_minutes(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
     simulators.change_policy(hub, minimum_nodes=1, deadline_s=3600)
     clock = Clock()
-    monkeypatch.setattr(rounds, "time", clock)
+    simulators.set_clock(monkeypatch, clock)
     Store(hub.database).add_job(1)
     began = clock.now
 
@@ -188,7 +188,7 @@ def test_a_reply_that_came_in_time_counts_however_late_it_is_looked_at(
     hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(rounds, "time", clock)
+    simulators.set_clock(monkeypatch, clock)
 
     def slow_to_fetch(message: Message) -> Message | Objects | None:
         clock.sleep(6.0)  # the whole deadline and more
@@ -318,7 +318,7 @@ class Killed(BaseException):
 
 def go_on(patch: pytest.MonkeyPatch, hub: CoordinatorHome, grid: SimulatedGrid) -> None:
     """Another process, which finds the rounds that were asked for and did not end."""
-    patch.setattr(rounds, "time", Clock())
+    simulators.set_clock(patch, Clock())
     rounds.run_rounds(grid, hub, hub.config())
 
 

@@ -239,14 +239,11 @@ def test_a_policy_for_another_kind_of_art_is_not_agreed_to(home: Home) -> None:
     assert not home.ledger_file.exists()
 
 
-def test_veiled_rounds_are_not_agreed_to_by_a_version_that_holds_none(home: Home) -> None:
-    # To train in the open under it would be less than was agreed to.
-    offer(home, policy_with(version=3, visibility="veiled", minimum_nodes=5))
+def test_veiled_rounds_can_be_agreed_to(home: Home) -> None:
+    veiled = policy_with(version=3, visibility="veiled", minimum_nodes=5)
+    offer(home, veiled)
 
-    with pytest.raises(RefusedError, match="no part in veiled rounds yet"):
-        agree(home)
-
-    assert consent.accepted(home) is None
+    assert agree(home) == veiled
 
 
 def test_agreeing_is_to_what_was_offered_last(home: Home) -> None:

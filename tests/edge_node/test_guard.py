@@ -21,7 +21,7 @@ from export.files import digest_of
 from export.ledger import Ledger
 from export.policy import Policy
 from models import compression, privacy, registry, state, wire
-from models.update import Arrays, Assignment, Flat, Layout, LayoutError
+from models.update import Arrays, Assignment, Flat, Layout, LayoutError, Update
 from tests.releases import KEY, key_number
 
 LAYOUT: Final = Layout((("blocks.0.weight", (2, 3)), ("stem.weight", (4,))))
@@ -47,14 +47,16 @@ class Node:
     seed: int = 0
     round: int = 7
 
-    def seal(self, moved: Flat, residual: Flat | None = None, secret: Flat = SECRET, body: Flat | None = None) -> Sealed:
+    def seal(
+        self, moved: Flat, residual: Flat | None = None, secret: Flat = SECRET, body: Flat | None = None
+    ) -> Sealed[Update]:
         start = np.zeros(self.layout.size, np.float32) if body is None else body
         assignment = Assignment("guild", "style-studio", self.round, "ab" * 32, start, self.layout.digest)
         trained = Trained(tensors(self.layout, moved, secret), 2.0, 1.0, 20)
         left = np.zeros(self.layout.size, np.float32) if residual is None else residual
         return guard.seal(assignment, self.policy, trained, self.layout, left, self.key, np.random.default_rng(self.seed))
 
-    def sent(self, sealed: Sealed) -> Flat:
+    def sent(self, sealed: Sealed[Update]) -> Flat:
         return compression.decompress(sealed.update.payload, self.layout)
 
 

@@ -20,7 +20,7 @@ from edge_node.round_state import RoundState
 from export import weights
 from export.errors import ResourceError
 from export.files import Digest
-from models.update import Arrays, Assignment, Update
+from models.update import Arrays, Assignment, Ready, Update
 
 Floats = npt.NDArray[np.float32]
 quick = profile(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -137,6 +137,8 @@ def test_the_update_that_comes_back_says_the_same_to_whoever_checks_its_signatur
     found = round_state.load(path)
 
     assert found is not None
+    assert isinstance(found.update, Update)
+    assert isinstance(state.update, Update)
     assert found.update.statement == state.update.statement
 
 
@@ -482,3 +484,16 @@ def test_what_is_kept_is_for_this_user_alone_while_it_is_being_written(path: Pat
     round_state.save(path, STATE)
 
     assert modes == {0o600}
+
+
+def test_what_goes_out_under_masks_comes_back_as_it_was(path: Path) -> None:
+    made = Ready("guild", 3, "ab" * 32, "cd" * 32, np.arange(5, dtype=np.float32))
+    round_state.save(path, replace(STATE, update=made))
+
+    found = round_state.load(path)
+
+    assert found is not None
+    assert isinstance(found.update, Ready)
+    assert (found.update.federation, found.update.round, found.update.policy) == ("guild", 3, "ab" * 32)
+    assert found.update.layout_digest == "cd" * 32
+    np.testing.assert_array_equal(found.update.delta, made.delta)

@@ -3,9 +3,10 @@
 import json
 import pkgutil
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from export.signing import VerifiedRelease
 from export.to_onnx import with_body
 from models import privacy
 from models.contract import Score
-from models.update import Assignment, Declined, Update
+from models.update import Assignment, Declined, Ready, Step, Update, VeiledPart, VeiledStep
 from tests import simulators
 
 
@@ -290,7 +291,7 @@ def test_a_style_learned_anew_during_a_round_is_not_overwritten_by_it(
         training.run(assigned(world, number=number + 1))
     seal, learned = guard.seal, []
 
-    def slow_seal(*arguments: Any) -> guard.Sealed:
+    def slow_seal(*arguments: Any) -> guard.Sealed[Update]:
         learned.append(train.learn(home, "ada", works, nothing))
         return seal(*arguments)
 
@@ -462,6 +463,84 @@ def test_what_binds_a_node_is_the_policy_it_agreed_to(home: Home, world: Verifie
     delta = simulators.delta_of(update)
     assert 0 < privacy.norm(delta) <= 0.001
     assert 0 < np.count_nonzero(delta) <= round(0.05 * delta.size)
+
+
+# --- Veiled rounds ------------------------------------------------------------------------------------------------------
+
+VEILED: Final = simulators.policy_with(version=2, visibility="veiled", minimum_nodes=5)
+
+
+def step_of(number: int, step: Step = "roster", payload: bytes = b"") -> VeiledStep:
+    return VeiledStep("guild", number, VEILED.digest, step, payload)
+
+
+def test_a_node_that_has_trained_for_a_veiled_round_says_so_and_sends_no_number(home: Home, world: VerifiedRelease) -> None:
+    simulators.agreeing(home, VEILED)
+
+    answer = RoundTraining(home).run(assigned(world, policy=VEILED.digest))
+
+    assert isinstance(answer, VeiledPart)
+    assert (answer.part, answer.payload) == ("ready", b"")
+    assert updates_in(home) == []
+    kept = round_state.load(home.round_file)
+    assert kept is not None
+    assert isinstance(kept.update, Ready)
+    assert 0 < privacy.norm(kept.update.delta) <= VEILED.policy.clip
+
+
+def test_the_same_is_asked_again_and_answered_again_without_training(home: Home, world: VerifiedRelease) -> None:
+    simulators.agreeing(home, VEILED)
+    first = RoundTraining(home).run(assigned(world, policy=VEILED.digest))
+    kept = home.round_file.read_bytes()
+
+    assert RoundTraining(home).run(assigned(world, policy=VEILED.digest)) == first
+    assert home.round_file.read_bytes() == kept
+
+
+def test_a_step_goes_on_from_what_was_trained_even_after_a_restart(home: Home, world: VerifiedRelease) -> None:
+    simulators.agreeing(home, VEILED)
+    RoundTraining(home).run(assigned(world, policy=VEILED.digest))
+
+    answer = RoundTraining(home).run(step_of(1, payload=b"no roster"))
+
+    assert isinstance(answer, VeiledPart)
+    assert (answer.part, answer.payload) == ("refused", b"malformed")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda _home, _works: step_of(2),
+        lambda home, _works: home.round_file.unlink() or step_of(1),
+        lambda _home, works: (works / "work-0.png").unlink() or step_of(1),
+    ],
+    ids=["of another round", "whose state is lost", "of works that changed"],
+)
+def test_a_step_without_its_training_is_refused(
+    home: Home, works: Path, world: VerifiedRelease, spoil: Callable[[Home, Path], VeiledStep]
+) -> None:
+    simulators.agreeing(home, VEILED)
+    RoundTraining(home).run(assigned(world, policy=VEILED.digest))
+
+    with pytest.raises(RefusedError, match="came without its training"):
+        RoundTraining(home).run(spoil(home, works))
+
+
+def test_a_step_of_an_open_round_there_is_none(home: Home, world: VerifiedRelease) -> None:
+    """What was made to be seen alone is not sent in another way, whatever the coordinator asks."""
+    RoundTraining(home).run(assigned(world))
+
+    with pytest.raises(RefusedError, match="came without its training"):
+        RoundTraining(home).run(replace(step_of(1), policy=simulators.POLICY.digest))
+
+
+def test_a_step_under_a_policy_that_is_not_agreed_to_is_declined(home: Home, world: VerifiedRelease) -> None:
+    simulators.agreeing(home, VEILED)
+    RoundTraining(home).run(assigned(world, policy=VEILED.digest))
+
+    assert RoundTraining(home).run(replace(step_of(1), policy="0" * 64)) == Declined(1, "no-consent")
+    home.consent_file.unlink()
+    assert RoundTraining(home).run(step_of(1)) == Declined(1, "no-consent")
 
 
 # --- Killed and begun again ----------------------------------------------------------------------------------------------

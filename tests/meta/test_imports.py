@@ -36,7 +36,15 @@ MAY_IMPORT_HEAVY: Final[Mapping[str, tuple[str, ...]]] = {
         "coordinator/gate.py",
         "coordinator/publish.py",
     ),
-    "flwr": ("models/wire.py", "*/flower.py", "*/client_app.py", "*/server_app.py", "coordinator/rounds.py"),
+    "flwr": (
+        "models/wire.py",
+        "*/flower.py",
+        "*/client_app.py",
+        "*/server_app.py",
+        "coordinator/asking.py",
+        "coordinator/rounds.py",
+        "coordinator/veiled.py",
+    ),
 }
 EXEMPT: Final = "export/flower_app/"
 FOR_A_GALLERY: Final = (

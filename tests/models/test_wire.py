@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models.update import Assignment, Declined, DeclineReason, Flat, Update
-from models.wire import WireError, pack_answer, pack_assignment, unpack_answer, unpack_assignment
+from models.update import Assignment, Declined, DeclineReason, Flat, Part, Step, Update, VeiledPart, VeiledStep
+from models.wire import WireError, pack_answer, pack_assignment, pack_step, unpack_answer, unpack_asked, unpack_assignment
 
 flats = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32, allow_nan=True, allow_infinity=True))
 whole = st.integers(0, 2**62)
@@ -290,6 +290,83 @@ def test_as_many_names_as_are_allowed_are_read() -> None:
 def test_a_word_that_a_node_takes_no_part_for_another_reason_is_refused(header_: dict[str, Any], reason: str) -> None:
     with pytest.raises(WireError, match=reason):
         unpack_answer(RecordDict({"header": ConfigRecord(header_)}))
+
+
+STEP: Final = VeiledStep("guild", 3, "cd" * 32, "adverts", b"all of them")
+PART: Final = VeiledPart("guild", 3, "cd" * 32, "boxes", b"one for each", b"s" * 64)
+
+
+@pytest.mark.parametrize("step", get_args(Step))
+@pytest.mark.parametrize("payload", [b"", b"x", bytes(1000)])
+def test_a_step_of_a_veiled_round_comes_out_as_it_went_in(step: Step, payload: bytes) -> None:
+    asked = replace(STEP, step=step, payload=payload)
+
+    assert unpack_asked(pack_step(asked)) == asked
+
+
+@pytest.mark.parametrize("part", get_args(Part))
+@pytest.mark.parametrize("payload", [b"", b"x", bytes(1000)])
+def test_a_part_of_a_veiled_round_comes_out_as_it_went_in(part: Part, payload: bytes) -> None:
+    answer = replace(PART, part=part, payload=payload)
+
+    assert unpack_answer(pack_answer(answer)) == answer
+
+
+def test_an_assignment_is_asked_as_well() -> None:
+    asked = unpack_asked(pack_assignment(ASSIGNMENT))
+
+    assert isinstance(asked, Assignment)
+    assert bits(asked.body) == bits(ASSIGNMENT.body)
+
+
+def test_what_is_signed_of_a_part_is_everything_but_the_signature() -> None:
+    changed: list[dict[str, Any]] = [
+        {"federation": "others"},
+        {"round": 4},
+        {"policy": "ef" * 32},
+        {"part": "masked"},
+        {"payload": b"another"},
+    ]
+    statements = {replace(PART, **changes).statement for changes in changed} | {PART.statement}
+
+    assert len(statements) == len(changed) + 1
+    assert {name for changes in changed for name in changes} | {"signature"} == {field.name for field in fields(VeiledPart)}
+    assert UPDATE.statement not in statements
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("veiled", "nothing of ours", "of a veiled round"),
+        ("veiled", 3, WRONG_TYPE),
+        ("version", 1, "another version"),
+        ("round", "3", WRONG_TYPE),
+        ("policy", "p" * 201, "too long"),
+        ("surplus", "x", OTHER_FIELDS),
+    ],
+)
+def test_a_veiled_message_that_is_not_exactly_one_is_refused(field: str, value: object, reason: str) -> None:
+    part, step = pack_answer(PART), pack_step(STEP)
+    for record in (part, step):
+        header(record)[field] = value  # type: ignore[assignment]
+
+    with pytest.raises(WireError, match=reason):
+        unpack_answer(part)
+    with pytest.raises(WireError, match=reason):
+        unpack_asked(step)
+
+
+def test_a_part_whose_signature_has_another_length_is_refused() -> None:
+    with pytest.raises(WireError, match="the signature has another length"):
+        unpack_answer(pack_answer(replace(PART, signature=b"s" * 63)))
+
+
+def test_a_veiled_message_with_another_record_is_refused() -> None:
+    record = pack_answer(PART)
+    record["more"] = ConfigRecord({})
+
+    with pytest.raises(WireError, match="other records"):
+        unpack_answer(record)
 
 
 def test_an_assignment_is_no_update_and_an_update_no_assignment() -> None:
