@@ -24,7 +24,9 @@ from export.policy import Policy
 from export.signing import VerifiedRelease
 
 POLL_S: Final = 0.5
-_COME_BACK_S: Final = 120.0
+_COME_BACK_S: Final = 240.0
+"""Long enough: of a node that was killed Flower believes for a minute that it is there, and lets it sign in again only after
+that, while the node tries every half minute. A round's deadline may be sooner."""
 _ASKED_AGAIN_MAX: Final = 5
 _LOST: Final = frozenset(
     {
@@ -78,7 +80,7 @@ class ThisRound:
 
     def member(self, node_id: int) -> Node | None:
         """The member with a node's number, unless the membership has ended since it was asked."""
-        return next((node for node in self.store.nodes() if node.node_id == node_id), None)
+        return self.store.node(node_id)
 
 
 class Asker(Protocol):
@@ -142,7 +144,7 @@ class _Sent:
     """The messages that are on their way, and the nodes whose message or answer was lost.
 
     A node that was killed or cut off while it trained is one whose message Flower gives up on. It is asked again when it is
-    back: it goes on where it was, or answers with what it has made. Who does not come back costs a round two minutes.
+    back: it goes on where it was, or answers with what it has made. Who does not come back costs a round four minutes.
 
     Attributes:
         grid: Flower's.
@@ -164,9 +166,10 @@ class _Sent:
 
     def to(self, nodes: list[int]) -> None:
         """Ask some nodes."""
-        lasts_s = max(0.0, self.deadline - time.time()) + 60
-        messages = (self._message(node_id, lasts_s) for node_id in nodes)
-        self.pending |= dict(zip(self.grid.push_messages(messages), nodes, strict=True)) if nodes else {}
+        if nodes:  # Flower refuses an empty list
+            lasts_s = max(0.0, self.deadline - time.time()) + 60
+            messages = [self._message(node_id, lasts_s) for node_id in nodes]
+            self.pending |= dict(zip(self.grid.push_messages(messages), nodes, strict=True))
 
     def _message(self, node_id: int, lasts_s: float) -> Message:
         content, group = self.record(node_id), str(self.number)
@@ -198,7 +201,8 @@ class _Sent:
 def _take_one(grid: Grid, pending: dict[str, int]) -> tuple[int, Message | None] | None:
     """One reply, if any is there, or None in its place if what came cannot be read as one.
 
-    Replies are fetched singly, so that only one is ever held and a bad one costs nobody but its sender.
+    Replies are fetched singly, so that only one is ever held and a bad one costs nobody but its sender. Whoever was looked at
+    in vain goes to the end of the line, so that with many nodes each look does not begin with all those who are slow.
     """
     for message_id in list(pending):
         try:
@@ -210,4 +214,5 @@ def _take_one(grid: Grid, pending: dict[str, int]) -> tuple[int, Message | None]
             return pending.pop(message_id), None
         for message in messages:
             return pending.pop(message_id), message
+        pending[message_id] = pending.pop(message_id)
     return None

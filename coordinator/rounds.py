@@ -194,8 +194,8 @@ class _Updates:
             return silent(node_id, answer.reason if answer.round == self.terms.round else "another-round", seconds, size)
         if not isinstance(answer, Update):
             return silent(node_id, "not-an-update", seconds, size)
-        counts = {a.node_id for a in self.this.store.answers(self.this.number) if a.accepted}
-        verdict = admit(answer, self.terms, member.keys.enrolled, has_answered=node_id in counts)
+        has_answered = self.this.store.counts(self.this.number, node_id)
+        verdict = admit(answer, self.terms, member.keys.enrolled, has_answered=has_answered)
         if isinstance(verdict, Rejected):
             return silent(node_id, verdict.reason, seconds, size)
         write_atomic(self.this.file(node_id), answer.payload, mode=0o600)

@@ -285,6 +285,15 @@ class Store:
             row = db.execute(f"SELECT {_NODE_COLUMNS} FROM nodes WHERE node_key = ?", (node_key,)).fetchone()  # noqa: S608
         return _node(*row) if row else None
 
+    def node(self, node_id: int) -> Node | None:
+        """The member whose node has that number, if its membership has not ended."""
+        with self._transaction() as db:
+            row = db.execute(
+                f"SELECT {_NODE_COLUMNS} FROM nodes WHERE node_id = ? AND revoked IS NULL",  # noqa: S608
+                (str(node_id),),
+            ).fetchone()
+        return _node(*row) if row else None
+
     def nodes(self) -> list[Node]:
         """Every member, by alias; those that were revoked are not."""
         return [node for node in self.nodes_ever() if node.revoked is None]
@@ -479,6 +488,14 @@ class Store:
                 (str(node_id), last),
             ).fetchall()
         return [(number, Answer(node_id, bool(accepted), *rest)) for number, accepted, *rest in rows]
+
+    def counts(self, number: int, node_id: int) -> bool:
+        """Whether an update of a node counts in a round already."""
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT 1 FROM answers WHERE round = ? AND node_id = ? AND accepted = 1", (number, str(node_id))
+            ).fetchone()
+        return found is not None
 
     def answers(self, number: int) -> list[Answer]:
         """What came of each node in a round."""

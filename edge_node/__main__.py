@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edge_node import consent, ingest, library, membership, node, originality, paint, releases, runtimes, styles
+from edge_node import budget, consent, ingest, library, membership, node, originality, paint, releases, runtimes, styles
 from edge_node.config import Config, Home, checked_name, find_home
 from edge_node.styles import Style
 from export import console, policy, settings
@@ -214,6 +214,7 @@ def up(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
         place = _ready(home)
         console.log_to_stderr(debug=DEBUG)
         member = membership.load(place)
+        budget.require_ready(place)
         data = {"federation": member.federation, "alias": member.alias}
         node.run(
             place,
@@ -338,6 +339,27 @@ def status(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
         rows = [[key, str(value)] for key, value in data.items() if key != "release"]
         rows.append(["release", _release_name(release) if release else "damaged"])
         console.show(data, as_json=as_json, text=lambda: console.table(["", ""], rows))
+
+
+@app.command("budget")
+def budget_(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show what updates may tell of one work at the most, what of it is spent, and how many rounds are left."""
+    with console.errors(as_json=as_json):
+        place = _ready(home)
+        if not budget.is_kept(place.config()):
+            raise NotConfiguredError(
+                "no privacy budget is kept here", advice=f"Set private_epsilon in {place.config_file}; it takes 50 works."
+            )
+        works = budget.usable_works(place)
+        steps = consent.required(place).policy.steps
+        budget.require_enough_works(place.config(), works, steps)
+        found = budget.standing(place, works, steps)
+        said = (
+            f"Spent: epsilon {found.spent:.2f} of {found.limit:g}, which may fail with probability {found.delta:g}. Another "
+            f"round of {works} works brings it to {found.next:.2f}; {found.rounds_left} more fit. It bounds what updates tell "
+            "of one work, and not your own style or its pictures, which are made of the works as they are."
+        )
+        console.show(asdict(found), as_json=as_json, text=lambda: console.said(said))
 
 
 @app.command()

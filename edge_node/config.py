@@ -29,6 +29,10 @@ class Config:
         poll_s: how often the coordinator is asked for a new release.
         clip_max: greatest norm of an update this machine takes part in a round for.
         steps_max: most batches this machine trains on in a round.
+        private_epsilon: what all rounds together may tell of one work, by DP-SGD (`edge_node/budget.py`); 0 keeps no budget.
+        private_delta: probability with which that bound may fail.
+        private_noise: noise of a step, as a multiple of the most that one work says in it.
+        private_batch: works a step draws on average.
     """
 
     artist: str
@@ -40,6 +44,10 @@ class Config:
     poll_s: float = 10.0
     clip_max: float = 10.0
     steps_max: int = 5000
+    private_epsilon: float = 0.0
+    private_delta: float = 1e-5
+    private_noise: float = 1.0
+    private_batch: int = 8
 
 
 RANGES: Final[dict[str, settings.Range]] = {
@@ -49,6 +57,10 @@ RANGES: Final[dict[str, settings.Range]] = {
     "poll_s": (0.5, 24 * 3600),
     "clip_max": (1e-3, 1e4),
     "steps_max": (1, 100_000),
+    "private_epsilon": (0, 1000),
+    "private_delta": (1e-12, 1e-2),
+    "private_noise": (0.1, 1000),
+    "private_batch": (1, 10_000),
 }
 
 
@@ -150,6 +162,11 @@ class Home:
     def veil_file(self) -> Path:
         """This machine's secrets of the veiled round under way. Never to be put back from a backup."""
         return self.training / "veil"
+
+    @property
+    def budget_file(self) -> Path:
+        """What each round cost of the works' privacy budget."""
+        return self.root / "budget.json"
 
     @property
     def peers_file(self) -> Path:

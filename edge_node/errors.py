@@ -13,6 +13,7 @@ SfumatoError
 ├── RefusedError
 │   ├── JoinRefusedError      the coordinator does not take the invite
 │   ├── NoConsentError        the artist has not agreed to the policy
+│   ├── BudgetSpentError      the works' privacy budget is spent
 │   ├── NotAMemberError       the coordinator does not know this machine
 │   └── MembershipEndedError  the coordinator has ended this machine's membership
 └── IntegrityError
@@ -68,6 +69,12 @@ class NoConsentError(RefusedError):
     """The artist has not agreed to the policy."""
 
     code = "no-consent"
+
+
+class BudgetSpentError(RefusedError):
+    """The works' privacy budget is spent."""
+
+    code = "budget-spent"
 
 
 class NotAMemberError(RefusedError):

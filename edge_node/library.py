@@ -117,8 +117,10 @@ def nothing_to_learn(folder: Path, found: list[Taken | Left]) -> NoWorksError:
     )
 
 
-def load(home: Home) -> Loaded:
+def load(home: Home, *, all_of_them: bool = False) -> Loaded:
     """The works' pixels, for lessons: of more than 64, so many at even distances in the order of their paths.
+
+    Or all of them, where which works are used must not depend on one of them.
 
     A work that was moved, changed or damaged since it was added is passed over.
 
@@ -127,7 +129,7 @@ def load(home: Home) -> Loaded:
     """
     usable = sorted((entry for entry in entries(home) if entry.state() == "ok"), key=lambda entry: entry.path)
     works, names = [], []
-    for entry in _spread(usable):
+    for entry in usable if all_of_them else _spread(usable):
         try:
             data = read_bounded(entry.path, codecs.MAX_BYTES)
             if digest_of(data) == entry.sha256:

@@ -6,6 +6,7 @@ statistics and are never an input of the network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -15,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from edge_node import consent, guard, keys, library, originality, releases, round_state, styles, veil
+from edge_node import budget, consent, guard, keys, library, originality, releases, round_state, styles, veil
 from edge_node.config import Home
-from edge_node.errors import NoConsentError, NotJoinedError, UnknownStyleError
+from edge_node.errors import BudgetSpentError, NoConsentError, NotJoinedError, UnknownStyleError
 from edge_node.guard import Sealed
 from edge_node.round_state import RoundState
 from edge_node.styles import Style
@@ -28,7 +29,7 @@ from export.ledger import Ledger
 from export.policy import Policy, SignedPolicy
 from export.processes import return_freed_memory
 from export.signing import VerifiedRelease
-from models import registry, state, training
+from models import private_training, registry, state, training
 from models.contract import Lessons, Modality, Score, Work
 from models.samplers import Code
 from models.update import (
@@ -57,6 +58,8 @@ _LEARN_RATE: Final = 3.0
 _ROUND_RATE: Final = 3.0
 _BODY_RATE: Final = 0.004  # of that: at six times as much the public styles lose 8 % in a round, and the gate refuses
 _RENEW_RATE: Final = 2.0
+_WORK_CLIP: Final = 100.0
+"""Of what one work says in a private step; half of a body's gradients are longer than 250 (``models/modalities/style.py``)."""
 _CODE_MAX_BYTES: Final = 2**20
 
 
@@ -64,13 +67,15 @@ _CODE_MAX_BYTES: Final = 2**20
 class _Pupil:
     """A network that holds public codes and, in its last row, the artist's own, with lessons for all of them.
 
-    ``moments`` last from round to round; like the code, they never leave the machine.
+    ``moments`` last from round to round; like the code, they never leave the machine. ``public`` says how many codes, the first
+    ones, are of public works, where each private work has a code of its own.
     """
 
     modality: Modality[Any, Any]
     net: Any
     lessons: Lessons[Any]
     moments: training.Moments = field(default_factory=training.Moments)
+    public: int = 0
 
     @classmethod
     def of(
@@ -98,6 +103,25 @@ class _Pupil:
         rows = [public[release.IDENTITY], *(public[name] for name in rehearsed)]
         pupil.set_codes([*rows, code if code is not None else pupil.best_start(rows, styles.public_codes(source).values())])
         pupil.settle()
+        return_freed_memory()
+        return pupil
+
+    @classmethod
+    def private(cls, source: VerifiedRelease, works: Sequence[Work], seed: int) -> _Pupil:
+        """Set up for training within a privacy budget: lessons for each work by itself, all beginning at one public code.
+
+        Which code that is must not depend on the works.
+        """
+        modality = registry.find(source.manifest.modality)
+        public = release.codes_of(source)
+        rehearsed = release.pictures_of(source, release.WORKS)
+        targets = [[], *([work] for work in rehearsed.values()), *([work] for work in works)]
+        photos = release.calibration_photos(source)
+        lessons = modality.lessons(targets, photos, backbones.load_all(modality.backbones), seed)
+        pupil = cls(modality, modality.build(_SEED, codes=len(targets)), lessons, public=1 + len(rehearsed))
+        state.load_inplace(pupil.net, release.body_of(source))
+        begin = public[min(styles.public_codes(source))]
+        pupil.set_codes([public[release.IDENTITY], *(public[name] for name in rehearsed), *(begin for _ in works)])
         return_freed_memory()
         return pupil
 
@@ -253,6 +277,8 @@ class RoundTraining:
             raise RefusedError("the coordinator's body holds numbers that are not finite", advice="Tell the coordinator.")
         try:
             return self._train(assignment, signed.policy, kept)
+        except BudgetSpentError:
+            return Declined(assignment.round, "budget-spent")
         except BaseException:
             self._pupil = None  # its running statistics or code may be spoilt, and would spoil every round from now on
             raise
@@ -298,19 +324,12 @@ class RoundTraining:
         if assignment.layout_digest != layout.digest:
             raise RefusedError("the body has another layout than this kind of art", advice="Update Sfumato.")
         state.load_inplace(pupil.net, layout.unflatten(assignment.body))
-        losses: list[float] = []
-        plan = training.Plan(
-            policy.steps, first_step=assignment.round * policy.steps, rate_scale=_ROUND_RATE, shared_scale=_BODY_RATE
-        )
-        after = training.fit(
-            pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss), pupil.moments
-        )
+        before, after, spent = self._fit(pupil, assignment, policy)
         return_freed_memory()  # this process now waits for the next round
         tensors = {name: tensor.numpy() for name, tensor in pupil.net.state_dict().items()}
         if not all(np.isfinite(array).all() for array in tensors.values()):
             raise training.DivergedError("the training left numbers that are not finite")
-        first = losses[: max(1, len(losses) // 10)]
-        trained = guard.Trained(tensors, sum(first) / len(first), after, len(losses))
+        trained = guard.Trained(tensors, before, after, policy.steps)
         residual = residual if residual is not None else np.zeros(layout.size, np.float32)
         sealed = self._sealed(assignment, policy, trained, layout, residual)
         now = RoundState(
@@ -320,7 +339,7 @@ class RoundTraining:
             moments={name: {k: v.numpy() for k, v in seen.items()} for name, seen in pupil.moments.seen.items()},
             residual=sealed.residual,
             update=sealed.update,
-            entry=sealed.entry,
+            entry={**sealed.entry, **({} if spent is None else {"epsilon": spent})},
         )
         with styles.writing(self._home):  # which whoever learns the style anew holds, too
             if material != self._material():
@@ -328,8 +347,46 @@ class RoundTraining:
                     "the works were changed during the round", advice="The next round learns from what is there."
                 )
             round_state.save(self._home.round_file, now)
-            self._save_code(pupil)
+            if spent is None:  # else what was trained is the working code, and the artist's stays as it is
+                self._save_code(pupil)
         return self._answer(now)
+
+    def _fit(self, pupil: _Pupil, assignment: Assignment, policy: Policy) -> tuple[float, float, float | None]:
+        """Train; gives the loss before and after, and what is spent of the privacy budget if one is kept.
+
+        Raises:
+            BudgetSpentError: it is spent. It is charged before anything is made.
+            RefusedError: there are too few works for one.
+        """
+        plan = training.Plan(
+            policy.steps, first_step=assignment.round * policy.steps, rate_scale=_ROUND_RATE, shared_scale=_BODY_RATE
+        )
+        if budget.is_kept(self._config):
+            return 0.0, 0.0, self._fit_privately(pupil, assignment, plan)  # a loss would tell of the works, without a bound
+        losses: list[float] = []
+        after = training.fit(
+            pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss), pupil.moments
+        )
+        first = losses[: max(1, len(losses) // 10)]
+        return sum(first) / len(first) if first else math.nan, after, None
+
+    def _fit_privately(self, pupil: _Pupil, assignment: Assignment, plan: training.Plan) -> float:
+        rows = len(pupil.modality.codes(pupil.net))
+        works = rows - pupil.public
+        budget.require_enough_works(self._config, works, plan.steps)
+        charge = budget.charge_of(self._config, round_state.name_of(assignment), works, plan.steps)
+        spent = budget.charge(self._home, charge)
+        private_training.fit(
+            pupil.net,
+            pupil.modality,
+            pupil.lessons,
+            range(pupil.public, rows),
+            range(pupil.public),
+            plan,
+            private_training.Privacy(charge.rate, charge.noise, _WORK_CLIP),
+            pupil.moments,
+        )
+        return spent
 
     def _sealed(
         self, assignment: Assignment, policy: Policy, trained: guard.Trained, layout: Layout, residual: Flat
@@ -359,14 +416,11 @@ class RoundTraining:
     def _begun(self, kept: RoundState | None) -> _Pupil:
         """A pupil at the beginning, or where the last round left it."""
         source = releases.current(self._home)
-        start = _saved_code(self._home, source)
-        if start is None:
-            start = _main_code(self._home, source)
         seed = keys.derived_seed(self._home, "lessons")
-        pupil = _Pupil.of(source, library.load(self._home).works, start, rehearses=True, seed=seed)
-        # What the body can do for this artist before any round, kept so that the artist can see what rounds bring.
-        if not self._home.start_score_file.exists():
-            write_json(self._home.start_score_file, asdict(pupil.score()), mode=0o600)
+        if budget.is_kept(self._config):
+            pupil = _Pupil.private(source, library.load(self._home, all_of_them=True).works, seed)
+        else:
+            pupil = self._plain_pupil(source, seed)
         if kept is not None:
             try:
                 state.load_inplace(pupil.net, kept.private)
@@ -376,10 +430,24 @@ class RoundTraining:
                 pupil.moments.seen[name] = {key: torch.from_numpy(value.copy()) for key, value in seen.items()}
         return pupil
 
+    def _plain_pupil(self, source: VerifiedRelease, seed: int) -> _Pupil:
+        start = _saved_code(self._home, source)
+        if start is None:
+            start = _main_code(self._home, source)
+        pupil = _Pupil.of(source, library.load(self._home).works, start, rehearses=True, seed=seed)
+        # What the body can do for this artist before any round, kept so that the artist can see what rounds bring.
+        if not self._home.start_score_file.exists():
+            write_json(self._home.start_score_file, asdict(pupil.score()), mode=0o600)
+        return pupil
+
     def _material(self) -> Digest:
-        """Names the works and the style that was last learned by itself."""
+        """Names the works, the style that was last learned by itself, and whether a privacy budget is kept.
+
+        What was made without one has no place in updates with one.
+        """
         made_of = [[str(path), digest, mtime] for path, digest, mtime in library.key(self._home)]
-        return digest_of(canonical_json([made_of, library.mtime_ns(_learned_file(self._home))]))
+        mode = ["private"] if budget.is_kept(self._config) else []
+        return digest_of(canonical_json([made_of, library.mtime_ns(_learned_file(self._home)), *mode]))
 
     def _save_code(self, pupil: _Pupil) -> None:
         metadata = {"modality": pupil.modality.name}

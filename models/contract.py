@@ -154,6 +154,10 @@ class Lessons(Protocol[BatchOut_co]):
         """The batch of one step; the same step gives the same batch."""
         ...
 
+    def batch_of(self, code: int, step: int) -> BatchOut_co:
+        """A batch about one code alone, whatever the emphasis; the same code and step give the same batch."""
+        ...
+
     def exam(self) -> Iterable[BatchOut_co]:
         """The fixed batches that ``Modality.score`` is taken on; their material is kept out of the other batches."""
         ...

@@ -85,21 +85,21 @@ def fit(
     Raises:
         DivergedError: a loss was NaN or infinite; the network is then spoilt.
     """
-    optimisers: list[Optimiser] = [_optimiser(net, modality, index, plan) for index in range(len(modality.objectives))]
+    optimisers: list[Optimiser] = [optimiser_of(net, modality, index, plan) for index in range(len(modality.objectives))]
     if moments is not None:
-        _recall_inplace(optimisers, net, modality, moments)
+        recall_inplace(optimisers, net, modality, moments)
     losses: list[float] = []
     for step in range(plan.steps):
         if plan.is_cancelled():
             break
         batch = lessons.batch(plan.first_step + step)
         for objective, (optimiser, schedule) in zip(modality.objectives, optimisers, strict=True):
-            _listen_inplace(net, optimiser)
+            listen_inplace(net, optimiser)
             loss = objective.loss(net, batch)
             if not torch.isfinite(loss):
                 raise DivergedError(f"the loss of step {step} is not a finite number")
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            torch.nn.utils.clip_grad_norm_(_trained(optimiser), objective.gradient_limit)
+            torch.nn.utils.clip_grad_norm_(trained_by(optimiser), objective.gradient_limit)
             optimiser.step()
             schedule.step()
             if not plan.private_only:  # even a projection that changes nothing may round, and the body has a digest
@@ -107,12 +107,13 @@ def fit(
             losses.append(loss.item())
         on_step(step + 1, losses[-1])
     if moments is not None:
-        _note_inplace(moments, optimisers, net, modality)
+        note_inplace(moments, optimisers, net, modality)
     tail = losses[-max(1, len(losses) // 10) :]
     return sum(tail) / len(tail) if tail else math.nan
 
 
-def _recall_inplace(optimisers: Sequence[Optimiser], net: nn.Module, modality: Modality[Net, Batch], moments: Moments) -> None:
+def recall_inplace(optimisers: Sequence[Optimiser], net: nn.Module, modality: Modality[Net, Batch], moments: Moments) -> None:
+    """Have optimisers go on from what was seen."""
     for objective, (optimiser, _) in zip(modality.objectives, optimisers, strict=True):
         for name, parameter in net.named_parameters():
             known = moments.seen.get((objective.name, name))
@@ -120,14 +121,15 @@ def _recall_inplace(optimisers: Sequence[Optimiser], net: nn.Module, modality: M
                 optimiser.state[parameter] = {key: value.clone() for key, value in known.items()}
 
 
-def _note_inplace(moments: Moments, optimisers: Sequence[Optimiser], net: nn.Module, modality: Modality[Net, Batch]) -> None:
+def note_inplace(moments: Moments, optimisers: Sequence[Optimiser], net: nn.Module, modality: Modality[Net, Batch]) -> None:
+    """Note what optimisers have seen."""
     for objective, (optimiser, _) in zip(modality.objectives, optimisers, strict=True):
         for name, parameter in net.named_parameters():
             if parameter in optimiser.state:
                 moments.seen[objective.name, name] = {key: v.clone() for key, v in optimiser.state[parameter].items()}
 
 
-def _optimiser(net: Net, modality: Modality[Net, Batch], index: int, plan: Plan) -> Optimiser:
+def optimiser_of(net: Net, modality: Modality[Net, Batch], index: int, plan: Plan) -> Optimiser:
     """Adam over what the objective trains, with a short warm-up and a cosine decay."""
     objective = modality.objectives[index]
     groups: dict[float, list[nn.Parameter]] = {}
@@ -144,15 +146,16 @@ def _optimiser(net: Net, modality: Modality[Net, Batch], index: int, plan: Plan)
     return optimiser, torch.optim.lr_scheduler.SequentialLR(optimiser, [rising, falling], milestones=[warm_up])
 
 
-def _listen_inplace(net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def listen_inplace(net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Let exactly what an optimiser trains take gradients, and forget those of the objective before it."""
     net.zero_grad(set_to_none=True)
-    trained = {id(parameter) for parameter in _trained(optimiser)}
+    trained = {id(parameter) for parameter in trained_by(optimiser)}
     for parameter in net.parameters():
         parameter.requires_grad_(id(parameter) in trained)
 
 
-def _trained(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+def trained_by(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """What an optimiser trains."""
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 

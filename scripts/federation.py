@@ -2,6 +2,7 @@
 
     scripts/bench federation --works DIR --photos DIR             # an hour and twenty minutes on two cores
     scripts/bench federation --works DIR --photos DIR --cache FOLDER --seeds 3 --steps 800    # goes on from what is there
+    scripts/bench federation --simulate 1000                      # how rounds grow with the number of nodes, and nothing else
 
 DIR holds a folder of works for each artist; the photos are painted and judged, and never trained on. Judges took no part in
 training and are tried on the real works first (``scripts/judges.py``); what a row is, ``scripts/rows.py`` says.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import math
 import multiprocessing
@@ -103,7 +105,11 @@ class Bench:
 
 def main() -> None:
     """Validate the judges, train, judge, report."""
-    bench, out = prepare(parse())
+    asked = parse()
+    if asked.simulate:
+        importlib.import_module("scripts.simulation").measure(asked.simulate, asked.out)  # Ray, which nothing else here needs
+        return
+    bench, out = prepare(asked)
     validations = validated(bench)
     for one in validations:
         print(
@@ -465,8 +471,15 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         prog="scripts/bench federation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--works", type=Path, required=True, help="a folder for each artist")
-    add("--photos", type=Path, required=True, help="photos to paint and judge; never trained on")
+    add(
+        "--simulate",
+        type=int,
+        metavar="NODES",
+        help="measure how rounds grow with up to so many virtual nodes, and nothing else",
+    )
+    simulated = "--simulate" in (sys.argv[1:] if words is None else words)
+    add("--works", type=Path, required=not simulated, help="a folder for each artist")
+    add("--photos", type=Path, required=not simulated, help="photos to paint and judge; never trained on")
     add("--material", type=Path, default=MATERIAL, help="photos to train on")
     add("--cache", type=Path, default=ROOT / "build" / "federation", help="finished pieces; an interrupted bench goes on")
     add("--out", type=Path, default=ROOT / "scripts" / "results")

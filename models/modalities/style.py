@@ -303,7 +303,13 @@ class StyleLessons:
     def batch(self, step: int) -> StyleBatch:
         """A seeded draw of photos, crops and codes. A code without works learns to give the photo back."""
         rng = np.random.default_rng((self._seed, step))
-        codes = [self._draw_code(rng) for _ in range(self._batch)]
+        return self._drawn(step, [self._draw_code(rng) for _ in range(self._batch)], rng)
+
+    def batch_of(self, code: int, step: int) -> StyleBatch:
+        """See ``Lessons.batch_of``. All codes of a step see the same photos, so that what one says depends on no other."""
+        return self._drawn(step, [code] * self._batch, np.random.default_rng((self._seed, step)))
+
+    def _drawn(self, step: int, codes: list[int], rng: Generator) -> StyleBatch:
         photos = [_crop(self._photos[rng.integers(len(self._photos))], self._size + 2 * _RIM, rng) for _ in codes]
         shift = rng.integers(_SHIFT, size=2)
         live = step < self._settling_steps or rng.random() < self._live_share

@@ -170,7 +170,7 @@ def test_a_node_that_was_lost_while_it_trained_is_asked_again_when_it_is_back(
     assert grid.asked == asked
 
 
-def test_a_node_that_does_not_come_back_costs_two_minutes(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_does_not_come_back_costs_four_minutes(hub: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
     simulators.change_policy(hub, minimum_nodes=1, deadline_s=3600)
     clock = Clock()
     simulators.set_clock(monkeypatch, clock)
@@ -179,7 +179,7 @@ def test_a_node_that_does_not_come_back_costs_two_minutes(hub: CoordinatorHome, 
 
     rounds.run_rounds(FlakyGrid({1: honest(1), 2: honest(2)}, losses=9, looks_away=10**6), hub, hub.config())
 
-    assert 120 < clock.now - began < 125
+    assert 240 < clock.now - began < 245
     assert {a.node_id: a.reason for a in Store(hub.database).answers(1)} == {1: "", 2: "node-failed"}
     assert Store(hub.database).rounds()[0].state == "published"
 

@@ -27,6 +27,7 @@ MAY_IMPORT_HEAVY: Final[Mapping[str, tuple[str, ...]]] = {
         "models/modalities/*.py",
         "models/perceptual.py",
         "models/privacy.py",
+        "models/private_training.py",
         "models/training.py",
         "models/state.py",
         "export/backbones.py",
