@@ -8,8 +8,9 @@ training stands a movement drawn at random, since a thousand trainings would tak
 coordinator is the program's own from whom it asks to what it publishes. All nodes share this machine's cores, so that "flat" is
 seconds a node and not seconds.
 
-Memory is the greatest the coordinator's process ever had when the last answer was in (VmHWM), with all that Flower's engine
-keeps in it; workers of the engine, which stand for the artists' machines, are not in it.
+Memory is the greatest the coordinator's process ever had when the last answer of the first round was in (VmHWM), with all that
+Flower's engine keeps in it, and before the gate, which takes more and the same for any number; workers of the engine, which
+stand for the artists' machines, are not in it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Sample:
     Attributes:
         nodes: how many.
         seconds: from the first message out to the last answer in.
-        megabytes: greatest resident size of the coordinator's process by then.
+        megabytes: greatest resident size of the coordinator's process when the first round's last answer was in.
         accepted: updates that counted.
         outcome: of the round.
         aggregate_s: from there to the end of the round: mean, gate, release.
@@ -116,7 +117,7 @@ def client_app() -> ClientApp:
 
 @dataclass(slots=True)
 class TimedGrid:
-    """Flower's grid, with a note of when a round's first message went out and its last answer came, and of the memory then."""
+    """Flower's grid, with a note of when a round's first message went out and its last answer came, and of the memory."""
 
     grid: Grid
     sent_at: float = 0.0
@@ -136,7 +137,9 @@ class TimedGrid:
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         found = list(self.grid.pull_messages(message_ids))
         if found:
-            self.last_at, self.megabytes = time.monotonic(), _peak_megabytes()
+            self.last_at = time.monotonic()
+            if self.round == "1":
+                self.megabytes = _peak_megabytes()
         return found
 
 

@@ -112,6 +112,11 @@ def make_base(folder: Path) -> VerifiedRelease:
         verdict=None,
     )
     release.write(folder, contents, said, releases.KEY)
+    return open_base(folder)
+
+
+def open_base(folder: Path) -> VerifiedRelease:
+    """The base release that ``make_base`` made in a folder."""
     return Ed25519Signatures().verify(folder, Trust(base.FEDERATION, (releases.public(releases.KEY),)))
 
 
@@ -375,7 +380,7 @@ def make_coordinator(folder: Path, **changes: Any) -> CoordinatorHome:
     Its policy keeps every number of an update, so that what is sent is, but for rounding, what was meant.
     """
     home = coordinator.config.Home(folder)
-    service.init(home, FEDERATION, "127.0.0.1", 0)
+    service.init(home, FEDERATION, str(changes.pop("host", "127.0.0.1")), 0)
     of_policy = {field_.name for field_ in fields(Policy)} - {"modality"}
     asked = {name: value for name, value in changes.items() if name in of_policy}
     settings.save(

@@ -1,6 +1,7 @@
 """A graph is opened and run; what cannot be opened is refused by name."""
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -218,3 +219,16 @@ def test_a_signal_after_a_picture_by_openvino_is_handled(folded: bytes, tmp_path
 
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == said
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_runtime_is_told_to_tell_nobody_before_it_is_loaded(before: str | None) -> None:
+    """What it does if it is not told, ``tests/journeys/test_egress.py`` has seen."""
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"ORT_DISABLE_TELEMETRY": before} if before is not None else {}
+    script = (
+        "import os, sys, export; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'; assert 'onnxruntime' not in sys.modules;"
+        "import export.runtime; assert 'onnxruntime' in sys.modules"
+    )
+
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
