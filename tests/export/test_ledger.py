@@ -412,3 +412,12 @@ def test_looking_at_the_head_changes_nothing(ledger: Ledger) -> None:
     ledger.head()
 
     assert ledger.path.read_bytes() == before
+
+
+def test_a_line_that_names_ten_thousand_nodes_has_its_place(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    counted = [f"{2**64 - 1 - number} {number:064x}" for number in range(10_000)]
+
+    ledger.append({"what": "round", "accepted": counted})
+
+    assert [entry["accepted"] for entry in ledger.entries()] == [counted]
