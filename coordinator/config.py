@@ -21,6 +21,7 @@ class Config:
         host: name or address under which artists' machines reach this one; it is written into invites.
         bind: address to listen on.
         port: public TLS port; 0 takes a free one at the first start and keeps it.
+        announce: say on the local network where this coordinator answers, so that the code of an invite is enough there.
         modality: registry name of the kind of art.
         momentum: share of the body's last movement that is added to the next one; 0 moves it by the mean update alone.
         gather_timeout_s: how long a round waits for every member's node to be online; then it starts with those that are, if
@@ -32,6 +33,7 @@ class Config:
     host: str = "127.0.0.1"
     bind: str = "0.0.0.0"  # noqa: S104 - only our own filtered, TLS-only port listens there
     port: int = 0
+    announce: bool = True
     modality: str = "style-studio"
     momentum: float = 0.7
     gather_timeout_s: float = 300.0

@@ -43,6 +43,22 @@ def create(home: Home, host: str) -> None:
     write_atomic(home.release_key, _pem(Ed25519PrivateKey.generate()), mode=0o600)
 
 
+def require_host(home: Home, host: str) -> bool:
+    """Have the server certificate be for the name or address that invites give; whether it was made anew.
+
+    Members trust the authority, so that nothing changes for them but the address.
+    """
+    chain = x509.load_pem_x509_certificates(read_bounded(home.server_certificate, 2 * _KEY_MAX_BYTES))
+    names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if host in (str(name.value) for name in names):
+        return False
+    server_key, ca_key = _ec_key(home.server_key), _ec_key(home.ca_key)
+    ca = x509.load_pem_x509_certificate(read_bounded(home.ca_certificate, _KEY_MAX_BYTES))
+    server = _server_certificate(server_key, ca_key, ca, host)
+    write_atomic(home.server_certificate, b"".join(c.public_bytes(serialization.Encoding.PEM) for c in (server, ca)))
+    return True
+
+
 def provenance_certificate(home: Home, request: bytes, alias: str, federation: str, now_s: float) -> bytes:
     """Certify a node's provenance key: PEM, the authority's certificate after it.
 
@@ -96,6 +112,13 @@ def load_ed25519(path: Path) -> Ed25519PrivateKey:
     key = serialization.load_pem_private_key(read_bounded(path, _KEY_MAX_BYTES), password=None)
     if not isinstance(key, Ed25519PrivateKey):
         raise TypeError(f"{path.name} is not an Ed25519 key")
+    return key
+
+
+def _ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(read_bounded(path, _KEY_MAX_BYTES), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError(f"{path.name} is not an EC key")
     return key
 
 

@@ -7,12 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from coordinator import pki, policies
+from coordinator.announce import announced
 from coordinator.config import HOME_VARIABLE, Config, Home
 from coordinator.endpoint import create_endpoint
 from coordinator.errors import GateRefusedError, NotRunningError
@@ -82,18 +83,26 @@ def run(home: Home, on_ready: Callable[[int], None]) -> None:
     Raises:
         RefusedError: it runs already.
     """
-    place = _superlink_settings(home)
+    place, config = _superlink_settings(home), home.config()
     supervisor, holder = Supervisor(), _Holder(home)
     with held(home.up_lock, "this coordinator"), stop_signal() as stop:
+        if pki.require_host(home, config.host):
+            _log.info("the server certificate was made anew, for %s", config.host)
         try:
             endpoint = _start(home, place, supervisor)
             tell_flower(home)
-            on_ready(endpoint.public_port)
-            while not stop.wait(_TICK_S):
-                supervisor.tend()
-                holder.tend()
+            with announced(config.host, endpoint.public_port) if _is_to_announce(config) else nullcontext():
+                on_ready(endpoint.public_port)
+                while not stop.wait(_TICK_S):
+                    supervisor.tend()
+                    holder.tend()
         finally:
             supervisor.stop()
+
+
+def _is_to_announce(config: Config) -> bool:
+    """Whether there is a network to say it on: a coordinator for this machine alone has none."""
+    return config.announce and config.host != "localhost" and not config.host.startswith("127.")
 
 
 def tell_flower(home: Home) -> None:

@@ -25,7 +25,7 @@ from export import console, policy, settings
 from export.console import DEBUG, HomeOption, JsonOption
 from export.errors import IntegrityError, NotConfiguredError, ResourceError, SfumatoError, UsageError
 from export.fold import FoldError
-from export.invite import Invite
+from export.invite import Invite, parse_address
 from export.ledger import Ledger, Value
 from export.signing import VerifiedRelease
 
@@ -160,14 +160,18 @@ def list_styles(*, home: HomeOption = None, as_json: JsonOption = False) -> None
 
 @app.command()
 def join(
-    invite: Annotated[str, typer.Argument(metavar="INVITE", help="CODE@HOST:PORT, as the coordinator gave it to you.")],
+    invite: Annotated[
+        str, typer.Argument(metavar="INVITE", help="CODE@HOST:PORT, as the coordinator gave it; on its network the code alone.")
+    ],
     *,
+    at: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where the coordinator is, whatever INVITE says.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Join a federation with an invite. Checks who answers before anything is sent."""
     with console.errors(as_json=as_json):
-        member = membership.join(_ready(home), Invite.parse(invite))
+        place = _ready(home)
+        member = membership.join(place, membership.placed(place, Invite.parse(invite, at)))
         console.show(
             asdict(member),
             as_json=as_json,
@@ -177,6 +181,20 @@ def join(
                 "Next: sfumato policy show, and sfumato policy accept; then sfumato up",
             ),
         )
+
+
+@app.command()
+def move(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the coordinator answers now.")],
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow the coordinator to another address. Checks that it is the same one."""
+    with console.errors(as_json=as_json):
+        member = membership.move(_ready(home), *parse_address(address))
+        said = f"{member.federation} answers at {member.address}. If sfumato up runs, start it anew."
+        console.show(asdict(member), as_json=as_json, text=lambda: console.said(said))
 
 
 @policy_app.command("show")

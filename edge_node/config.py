@@ -27,6 +27,7 @@ class Config:
         learn_steps: batches `sfumato learn` fits a new style's code on.
         renew_steps: batches a style's code is fitted again on when a new body is installed.
         poll_s: how often the coordinator is asked for a new release.
+        discovery: look for the coordinator on this network where an invite names no address.
         clip_max: greatest norm of an update this machine takes part in a round for.
         steps_max: most batches this machine trains on in a round.
         private_epsilon: what all rounds together may tell of one work, by DP-SGD (`edge_node/budget.py`); 0 keeps no budget.
@@ -42,6 +43,7 @@ class Config:
     learn_steps: int = 150
     renew_steps: int = 40
     poll_s: float = 10.0
+    discovery: bool = True
     clip_max: float = 10.0
     steps_max: int = 5000
     private_epsilon: float = 0.0

@@ -11,12 +11,12 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
-from edge_node import clock, consent, keys, remote
+from edge_node import clock, consent, discovery, keys, remote
 from edge_node.config import Home
 from edge_node.errors import NotAMemberError, NotJoinedError
 from edge_node.remote import Remote
 from export import requests
-from export.errors import IntegrityError, RefusedError
+from export.errors import IntegrityError, NotConfiguredError, RefusedError
 from export.files import digest_of, read_bounded, write_atomic, write_json
 from export.identity import PublicKeys, certificate_request, check_digits
 from export.invite import Invite
@@ -87,6 +87,37 @@ def join(home: Home, invite: Invite) -> Membership:
     _remember(home, membership, certificate, answer.get("enrolment"))
     consent.keep_offered(home, *coordinator(home).policy())
     return membership
+
+
+def placed(home: Home, invite: Invite) -> Invite:
+    """An invite with an address: its own, or that of the coordinator on this network who proves to be the one who made it.
+
+    Raises:
+        NotConfiguredError: it has none, and this machine does not look for coordinators.
+        NoCoordinatorError: none was found.
+    """
+    if invite.host:
+        return invite
+    if not home.config().discovery:
+        raise NotConfiguredError(
+            "the invite names no address, and this machine does not look for coordinators (discovery = false)",
+            advice=f"Add --at HOST:PORT, or set discovery = true in {home.config_file}.",
+        )
+    return discovery.find_coordinator(invite, discovery.discover())
+
+
+def move(home: Home, host: str, port: int) -> Membership:
+    """Follow the coordinator to another address, if it is the same one who answers there.
+
+    Raises:
+        NotJoinedError: there is none to follow.
+        NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``remote``; nothing was changed.
+    """
+    moved = replace(load(home), host=host, port=port)
+    pem = read_bounded(home.ca_certificate, _FILE_MAX_BYTES).decode()
+    Remote(host, port, pem).time_s()
+    write_json(home.membership_file, asdict(moved))
+    return moved
 
 
 def rejoin(home: Home) -> Membership:

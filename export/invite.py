@@ -1,8 +1,8 @@
 """An invite: where the coordinator is, what certificate it must show, and a secret that joins one node.
 
-``CODE@HOST:PORT``, the code in base32 groups of four that survive being read aloud: 1 version byte, 16 bytes of the CA
-certificate's sha256, 10 secret bytes, 2 checksum bytes. A typing error is noticed before anything is sent, and the
-fingerprint is compared before the secret is.
+``CODE@HOST:PORT``, or the code alone where the coordinator is looked for on the network; the code in base32 groups of four that
+survive being read aloud: 1 version byte, 16 bytes of the CA certificate's sha256, 10 secret bytes, 2 checksum bytes. A typing
+error is noticed before anything is sent, and the fingerprint is compared before the secret is.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Invite:
     Attributes:
         fingerprint: first 16 bytes of the sha256 of the coordinator's CA certificate (DER).
         secret: single use.
-        host, port: of the coordinator's public port.
+        host, port: of the coordinator's public port; empty and 0 if the text was the code alone.
     """
 
     fingerprint: bytes
@@ -66,23 +66,40 @@ class Invite:
         return f"{groups}@{host}:{self.port}"
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, at: str | None = None) -> Self:
         """Read what a person typed: case, dashes, spaces and 0/O, 1/I, 8/B do not matter.
+
+        Args:
+            text: CODE@HOST:PORT, or the code alone.
+            at: HOST:PORT, in the place of what the text says.
 
         Raises:
             InviteError: mistyped, or from another version.
         """
-        code, at, address = text.strip().rpartition("@")
-        place = _ADDRESS.fullmatch(address.strip())
-        if not at or place is None or not 0 < int(place[2]) < 65536:
-            raise InviteError(
-                "this is not a whole invite", advice="An invite looks like CODE@HOST:PORT; paste it as one piece."
-            )
+        code, _, address = text.strip().partition("@")
+        host, port = "", 0
+        if at is not None or "@" in text:
+            host, port = parse_address(address if at is None else at)
         payload = _payload(code)
         if payload[0] != _VERSION:
             raise InviteError("the invite is of another version", advice="Update Sfumato on both machines.")
         fingerprint, secret = payload[1 : 1 + _FINGERPRINT_BYTES], payload[1 + _FINGERPRINT_BYTES :]
-        return cls(fingerprint, secret, place[1].strip("[]"), int(place[2]))
+        return cls(fingerprint, secret, host, port)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """HOST:PORT, an IPv6 address in brackets.
+
+    Raises:
+        InviteError: it is none.
+    """
+    place = _ADDRESS.fullmatch(text.strip())
+    if place is None or not 0 < int(place[2]) < 65536:
+        raise InviteError(
+            "this is not a whole invite: it names no address",
+            advice="An invite looks like CODE@HOST:PORT; paste it as one piece. The code alone will do on the same network.",
+        )
+    return place[1].strip("[]"), int(place[2])
 
 
 def is_host(text: str) -> bool:

@@ -159,3 +159,16 @@ def test_a_node_that_was_certified_cannot_serve_as_the_coordinator(home: Home) -
 
     with pytest.raises(VerificationError):
         verifier.verify(leaf, [])
+
+
+def test_a_coordinator_that_moved_has_its_certificate_made_anew_under_the_same_authority(home: Home) -> None:
+    authority, key = home.ca_certificate.read_bytes(), home.server_key.read_bytes()
+
+    assert pki.require_host(home, "192.168.1.9")
+    assert not pki.require_host(home, "192.168.1.9")
+
+    server, ca = x509.load_pem_x509_certificates(home.server_certificate.read_bytes())
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "192.168.1.9" in [str(name.value) for name in names]
+    server.verify_directly_issued_by(ca)
+    assert (home.ca_certificate.read_bytes(), home.server_key.read_bytes()) == (authority, key)

@@ -422,7 +422,7 @@ def test_2_what_was_typed_is_wrong(home: Home, tmp_path: Path) -> None:
     assert_refused(home, [*painting, "a=b"], 2, "usage", "names no style or mix")
     assert_refused(home, [*painting, "a", "--precision", "fp8"], 2, "usage", "no precision 'fp8'")
     assert_refused(home, ["paint", "gone.png", "-o", "o.png", "--style", "a"], 2, "bad-picture", "gone.png cannot be opened")
-    assert_refused(home, ["join", "hello"], 2, "invite-mistyped", "not a whole invite")
+    assert_refused(home, ["join", "hello"], 2, "invite-mistyped", "has a typing error")
     assert_refused(home, ["learn", str(tmp_path), "--style", "../x"], 2, "usage", "cannot be the name of a style")
     assert_refused(home, ["release", "rollback"], 2, "usage", "no earlier release")
     assert_refused(home, ["release", "verify", str(tmp_path / "gone")], 2, "usage", "there is no release folder")

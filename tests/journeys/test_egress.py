@@ -15,24 +15,13 @@ from export import weights
 from export.signing import VerifiedRelease
 from tests import enclosed, simulators
 from tests.enclosed import COORDINATOR, NAMES, PORT, ROOT
+from tests.networks import UNSHARE, needs_networks
 
-UNSHARE: Final = ("unshare", "--net", "--map-root-user")
 OWN_BUSINESS: Final = ("arp", "ipv6", "icmp", "igmp")
 """What a kernel says of itself on a new wire: who it is, and who has an address."""
 
 
-def _can_enclose() -> bool:
-    probe = "ip link add name one type veth peer name two"
-    try:
-        return subprocess.run([*UNSHARE, "sh", "-c", probe], capture_output=True, check=False, timeout=30).returncode == 0
-    except OSError:
-        return False
-
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not _can_enclose(), reason="this system makes no networks for its users"),
-]
+pytestmark = [pytest.mark.slow, needs_networks]
 
 
 @pytest.fixture(scope="module")
