@@ -1,29 +1,23 @@
-"""What a storm is held to: `scripts/faults` itself takes minutes, and is run by hand."""
+"""A short storm over real processes; the long ones are run by hand (`scripts/faults --help`)."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from scripts import faults
-from scripts.faults import Outcome, Place
+ROOT = Path(__file__).resolve().parents[2]
 
-CALM = Outcome("body", (("published", ((1, "a"), (2, "b"))),), 1.0, {})
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    ("storm", "said"),
-    [
-        (Outcome("another", CALM.rounds, 1.0, {}), "the body is another"),
-        (Outcome("body", (("published", ((1, "a"),)),), 1.0, {}), "rounds counted other updates"),
-        (Outcome("body", (("failed", ()),), 1.0, {}), "rounds counted other updates"),
-    ],
-)
-def test_what_is_not_as_it_must_be_is_complained_of(
-    storm: Outcome, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("coordinator.publish.versions", lambda _home: [])
-    entries = [{"what": "round", "round": 1}]
-    monkeypatch.setattr(faults, "Ledger", lambda _path: type("Account", (), {"entries": lambda _self: entries})())
+def test_a_short_storm_leaves_the_body_of_calm_weather() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "faults.py"), "--rounds", "1", "--faults", "4", "--seed", "7"]
 
-    assert [said in complaint for complaint in faults.complaints(CALM, storm, Place(tmp_path))] == [True]
-    assert faults.complaints(CALM, CALM, Place(tmp_path)) == []
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
+
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
+    said = json.loads(ran.stdout[ran.stdout.index("{") :])
+    assert said["complaints"] == []
+    assert sum(said["faults"].values()) >= 4
