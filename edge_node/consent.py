@@ -77,7 +77,8 @@ def accepted(home: Home) -> SignedPolicy | None:
     found = _read(home, home.accepted_policy) if consent is not None else None
     if found is not None and consent is not None and found.digest != consent.digest:
         raise IntegrityError(
-            "the policy on this machine is not the one you agreed to", advice="Agree again with: sfumato policy accept"
+            "the policy on this machine is not the one you agreed to",
+            advice="Read it with: sfumato policy show, and agree again with: sfumato policy accept",
         )
     return found
 
@@ -181,7 +182,8 @@ def _consent(home: Home) -> Consent | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise IntegrityError(
-            "the note of what you agreed to cannot be read", advice="Agree again with: sfumato policy accept"
+            "the note of what you agreed to cannot be read",
+            advice="Read it with: sfumato policy show, and agree again with: sfumato policy accept",
         ) from error
 
 
@@ -190,6 +192,6 @@ def _read(home: Home, path: Path) -> SignedPolicy | None:
         raw, signatures = policy.from_plain(json.loads(read_bounded(path, _FILE_MAX_BYTES)))
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError("the policy on this machine cannot be read", advice="It comes again with sfumato up.") from error
     return policy.verify(raw, signatures, releases.trust(home))

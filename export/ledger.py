@@ -68,7 +68,7 @@ class Ledger:
         """
         try:
             with held(self.path.with_name(f".{self.path.name}.lock"), "the ledger", waits=True):
-                if any(_is_same(line, entry, names) for line in self.entries()):
+                if any(_is_same(line, entry, names) for line in self._entries()):
                     return False
                 self.append(entry)
         except OSError as error:
@@ -79,8 +79,14 @@ class Ledger:
         """Every line, oldest first; the file may not exist yet.
 
         Raises:
-            IntegrityError: the chain is broken: a line before the last was changed, removed or put in.
+            IntegrityError: the chain is broken: a line before the last was changed, removed or put in; or it cannot be read.
         """
+        try:
+            return self._entries()
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def _entries(self) -> list[dict[str, Value]]:
         if not self.path.exists():
             return []
         entries: list[dict[str, Value]] = []
@@ -99,11 +105,13 @@ class Ledger:
 
     def head(self) -> str:
         """The digest of the last line, or 64 zeros. Whoever wrote it down can tell later whether lines were dropped."""
-        if not self.path.exists():
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                _, last, _ = _tail(file)
+        except FileNotFoundError:
             return _START
-        with self.path.open("rb", buffering=0) as file:
-            _, last, end = _tail(file)
-            del end
+        except OSError as error:
+            raise _unreadable(error) from error
         return _START if last is None else digest_of(last)
 
     @staticmethod
@@ -114,6 +122,13 @@ class Ledger:
         if len(line) >= _LINE_MAX_BYTES:
             raise ValueError("an entry is too long for the ledger")
         return line
+
+
+def _unreadable(error: OSError) -> IntegrityError:
+    return IntegrityError(
+        f"the ledger cannot be read: {error.strerror}",
+        advice="Look who owns it, and at the disk; nothing is sent while the ledger cannot be kept.",
+    )
 
 
 def _unwritable(error: OSError) -> ResourceError:

@@ -6,8 +6,8 @@ One coordinator and three artists' nodes (six, if the rounds are veiled) are set
 rounds. In the storm the same rounds are held while, at times and in an order that the seed says, processes are ended by
 `kill -9` (coordinator, SuperLink, SuperExec, the server part that holds rounds, node, SuperNode, runner, trainer; whoever is
 started by a person is started again, as systemd would, sometimes with another clock) and what lies between nodes and the
-coordinator is cut, held up, kept half open, or says everything twice. With --disk-full, the coordinator's folder and a node's lie on small
-file systems that are filled to the last byte for a few seconds.
+coordinator is cut, held up, kept half open, or says everything twice. With --disk-full, the coordinator's folder and a node's
+lie on small file systems that are filled to the last byte for a few seconds.
 
 Held to: the final body is the same, bit for bit; each round counted the same updates; every ledger is unbroken, and no update
 is in one twice; every release is genuine; nothing of a round lies about. Seeds and draws follow from the nodes' keys, there is

@@ -529,3 +529,12 @@ def test_an_agreement_of_which_a_half_is_gone_is_none(home: Home, file: str) -> 
     assert consent.accepted(home) is None
     with pytest.raises(NoConsentError, match="have not agreed"):
         consent.required(home)
+
+
+def test_a_policy_that_cannot_be_read_is_told(home: Home) -> None:
+    offer(home, LATER)
+    home.offered_policy.unlink()
+    home.offered_policy.mkdir()
+
+    with pytest.raises(IntegrityError, match="the policy on this machine cannot be read"):
+        consent.offered(home)

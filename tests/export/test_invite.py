@@ -50,6 +50,19 @@ def test_two_thousand_single_typing_errors_are_all_noticed() -> None:
             Invite.parse(f"{code[:place]}{wrong}{code[place + 1 :]}@{address}")
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_every_wrong_letter_and_every_two_swapped_are_noticed_and_not_only_by_luck(seed: int) -> None:
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    invite = Invite(rng.randbytes(16), rng.randbytes(10), "studio.example", 4433)
+    letters = str(invite).rpartition("@")[0].replace("-", "")
+    alphabet = string.ascii_uppercase + "234567"
+    wrong = [letters[:at] + other + letters[at + 1 :] for at in range(len(letters)) for other in alphabet]
+    wrong += [letters[:at] + letters[at + 1] + letters[at] + letters[at + 2 :] for at in range(len(letters) - 1)]
+    for typed in set(wrong) - {letters}:
+        with pytest.raises(InviteError, match="typing error"):
+            Invite.parse(typed)
+
+
 @pytest.mark.parametrize("change", ["left out", "doubled", "swapped"])
 def test_letters_left_out_doubled_or_swapped_are_noticed(change: str) -> None:
     code, _, address = str(SAMPLE).rpartition("@")

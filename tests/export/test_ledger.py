@@ -421,3 +421,12 @@ def test_a_line_that_names_ten_thousand_nodes_has_its_place(tmp_path: Path) -> N
     ledger.append({"what": "round", "accepted": counted})
 
     assert [entry["accepted"] for entry in ledger.entries()] == [counted]
+
+
+def test_a_ledger_that_cannot_be_read_is_told_and_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").mkdir()
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+
+    for look in (ledger.entries, ledger.head):
+        with pytest.raises(IntegrityError, match="the ledger cannot be read"):
+            look()
