@@ -312,7 +312,7 @@ def test_two_who_write_once_at_the_same_time_write_once(tmp_path: Path) -> None:
 
 
 def test_looking_and_writing_once_are_one_step_under_the_lock(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, append, entries = ledger.path.with_name(".ledger.jsonl.lock"), Ledger.append, Ledger.entries
+    lock, append, entries = ledger.path.with_name(".ledger.jsonl.lock"), Ledger.append, Ledger._entries
     refused: list[str] = []
 
     def noticed(step: str) -> None:
@@ -329,7 +329,7 @@ def test_looking_and_writing_once_are_one_step_under_the_lock(ledger: Ledger, mo
         append(self, entry)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "entries", watched_entries)
+        patch.setattr(Ledger, "_entries", watched_entries)
         patch.setattr(Ledger, "append", watched_append)
         assert ledger.append_once({"what": "update", "round": 5}, "what", "round")
 
