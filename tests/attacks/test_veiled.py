@@ -104,7 +104,7 @@ ENVELOPES: Final[dict[str, tuple[Lie, str]]] = {
     "another policy's": (field(policy="0" * 64), "another-policy"),
     "too long": (payload(lambda raw, _: raw + bytes(2**21)), "too-large"),
     "what was not asked for": (
-        lambda part, _: replace(part, part="shares" if part.part != "shares" else "masked"),
+        lambda part, _: replace(part, part=OTHER[part.part], payload=b""),
         "another-step",
     ),
     "a surplus record": (with_surplus, "not-an-update"),
