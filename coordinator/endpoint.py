@@ -15,7 +15,7 @@ this order:
 
 1. The headers say who asks, in our form (401).
 2. Whoever asks is a member, or brings his keys along: joining and rejoining (403, with what to do).
-3. The signature is that key's over this request (401).
+3. The signature is that key's over this request; of a joining, the two other keys have signed as well (401).
 4. Its time is near ours and its nonce new (401).
 5. The membership was not ended (403). Only now, so that nobody but its holder hears what became of a key.
 
@@ -59,7 +59,7 @@ from export.errors import (
     UsageError,
 )
 from export.files import read_bounded
-from export.identity import PublicKeys
+from export.identity import Proofs, PublicKeys
 from export.ledger import Ledger
 from export.requests import Claim, Replays, Request, claim_of, is_signed
 from export.signing import MANIFEST, SIGNATURES, Trust
@@ -81,10 +81,11 @@ OnlineNodes = Callable[[], frozenset[int] | None]
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """The body of a request to join: an invite's secret and the keys to enrol."""
+    """The body of a request to join: an invite's secret, the keys to enrol, and that whoever asks holds them."""
 
     secret: bytes
     keys: PublicKeys
+    proofs: Proofs
 
     @classmethod
     def parse(cls, raw: bytes) -> Joining:
@@ -94,10 +95,21 @@ class Joining:
             UsageError: not a request to join.
         """
         try:
-            plain = _fields(raw, {"secret", "keys"})
-            return cls(b64decode(str(plain["secret"]), validate=True), PublicKeys.from_plain(plain["keys"]))
+            plain = _fields(raw, {"secret", "keys", "proofs"})
+            secret = b64decode(str(plain["secret"]), validate=True)
+            return cls(secret, PublicKeys.from_plain(plain["keys"]), Proofs.from_plain(plain["proofs"]))
         except (ValueError, binascii.Error, IntegrityError) as error:
             raise UsageError("this is not a request to join", advice="Update Sfumato on your machine.") from error
+
+    def require_held(self) -> None:
+        """Have the two keys that do not sign the request be in the same hands as the one that does.
+
+        Raises:
+            UnsignedError: they are not.
+        """
+        # 3.
+        if not self.proofs.prove(self.keys):
+            raise UnsignedError("the keys are not all held by who shows them", advice="Update Sfumato on your machine.")
 
 
 def create_endpoint(home: Home, register_node: RegisterNode, online_nodes: OnlineNodes = lambda: None) -> Starlette:
@@ -121,6 +133,7 @@ def create_endpoint(home: Home, register_node: RegisterNode, online_nodes: Onlin
         signed, claim = await _signed(request)
         joining = Joining.parse(signed.body)
         door.require(signed, claim, joining.keys)
+        joining.require_held()
         return JSONResponse(await run_in_threadpool(_join, home, store, joining, register_node))
 
     async def rejoin(request: HttpRequest) -> Response:

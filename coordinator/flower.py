@@ -59,6 +59,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, inflate_object_from_contents, pull_objects
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coordinator.public_port import public_filter
 from export.errors import IntegrityError, RefusedError, SfumatoError, UnreachableError
@@ -134,6 +135,7 @@ class SuperlinkSettings:
     public_port: int = 0
     loopback_port: int = 0
     connections_max: int = 1024
+    silence_max_s: int = 15
 
     @property
     def flwr_home(self) -> Path:
@@ -234,6 +236,31 @@ def _require_child_environment(flwr_home: Path) -> None:
         )
 
 
+class _Impatient(H11Protocol):
+    """HTTP for strangers: the head of a request has a greatest length, which is h11's doing, and a time to arrive in.
+
+    uvicorn waits for ever for a connection's first request, and for one that has begun to be said; and httptools, which it
+    would rather use, keeps a head whole however long it is. So as few as ``connections_max`` that say nothing would lock
+    everybody out, and a single one that goes on and on would fill the memory.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch = self.loop.call_later(self.timeout_keep_alive, self._look, None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _look(self, before: object) -> None:
+        """Hang up if no request was under way since the last look, and none is now."""
+        is_silent = self.cycle is before and (self.cycle is None or self.cycle.response_complete)
+        if is_silent:
+            self.transport.abort()
+        else:
+            self._watch = self.loop.call_later(self.timeout_keep_alive, self._look, self.cycle)
+
+
 @contextmanager
 def _listen(host: str, port: int) -> Iterator[socket.socket]:
     """Bind that port and no other, for it is written in invites and known to running processes; 0 takes any."""
@@ -300,9 +327,11 @@ def _inside_server(flower: ASGIApp) -> _Server:
 
 
 def _outside_server(settings: SuperlinkSettings, app: ASGIApp) -> _Server:
-    """Return the public listener: TLS 1.3, a bound on connections, no lifespan of its own."""
+    """Return the public listener: TLS 1.3, a bound on connections, heads and silence, no lifespan of its own."""
     config = uvicorn.Config(
         app,
+        http=_Impatient,
+        timeout_keep_alive=settings.silence_max_s,
         lifespan="off",
         log_config=None,  # Logging is the program's business.
         access_log=False,  # A line per poll of every node says nothing.

@@ -38,24 +38,26 @@ def create(home: Home, host: str) -> None:
     write_atomic(home.ca_key, _pem(ca_key), mode=0o600)
     write_atomic(home.ca_certificate, ca.public_bytes(serialization.Encoding.PEM))
     write_atomic(home.server_key, _pem(server_key), mode=0o600)
-    chain = server.public_bytes(serialization.Encoding.PEM) + ca.public_bytes(serialization.Encoding.PEM)
-    write_atomic(home.server_certificate, chain)
+    _write_chain(home, server, ca)
     write_atomic(home.release_key, _pem(Ed25519PrivateKey.generate()), mode=0o600)
 
 
 def require_host(home: Home, host: str) -> bool:
-    """Have the server certificate be for the name or address that invites give; whether it was made anew.
+    """Have the server certificate be for every name a node may dial; whether it was made anew for that.
 
-    Members trust the authority, so that nothing changes for them but the address.
+    A machine gets another name or address now and then. Members trust the authority, so that nothing changes for them but the
+    address.
+
+    Args:
+        home: the coordinator's folder.
+        host: the name or address that invites give.
     """
     chain = x509.load_pem_x509_certificates(read_bounded(home.server_certificate, 2 * _KEY_MAX_BYTES))
-    names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    if host in (str(name.value) for name in names):
+    named = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if set(_names(host)) <= set(named):
         return False
-    server_key, ca_key = _ec_key(home.server_key), _ec_key(home.ca_key)
     ca = x509.load_pem_x509_certificate(read_bounded(home.ca_certificate, _KEY_MAX_BYTES))
-    server = _server_certificate(server_key, ca_key, ca, host)
-    write_atomic(home.server_certificate, b"".join(c.public_bytes(serialization.Encoding.PEM) for c in (server, ca)))
+    _write_chain(home, _server_certificate(_ec_key(home.server_key), _ec_key(home.ca_key), ca, host), ca)
     return True
 
 
@@ -73,10 +75,9 @@ def provenance_certificate(home: Home, request: bytes, alias: str, federation: s
         now_s: seconds since 1970.
     """
     ca = x509.load_pem_x509_certificate(read_bounded(home.ca_certificate, _KEY_MAX_BYTES))
-    ca_key = serialization.load_pem_private_key(read_bounded(home.ca_key, _KEY_MAX_BYTES), password=None)
-    key = certificate_request(request).public_key()
-    if not isinstance(ca_key, ec.EllipticCurvePrivateKey) or not isinstance(key, ec.EllipticCurvePublicKey):
-        raise TypeError("the authority's and the node's provenance keys are EC keys")
+    ca_key, key = _ec_key(home.ca_key), certificate_request(request).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TypeError("the node's provenance key is an EC key")
     subject = x509.Name([_name(NameOID.ORGANIZATION_NAME, federation), _name(NameOID.COMMON_NAME, alias)])
     life = timedelta(seconds=now_s) + _PROVENANCE_LIFE
     certificate = (
@@ -120,6 +121,11 @@ def _ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError(f"{path.name} is not an EC key")
     return key
+
+
+def _write_chain(home: Home, server: x509.Certificate, ca: x509.Certificate) -> None:
+    chain = server.public_bytes(serialization.Encoding.PEM) + ca.public_bytes(serialization.Encoding.PEM)
+    write_atomic(home.server_certificate, chain)
 
 
 def _ca_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:

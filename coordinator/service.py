@@ -31,7 +31,7 @@ from coordinator.flower import (
 from coordinator.publish import adopt_base
 from coordinator.store import Job, Node, Role, Store
 from export import settings
-from export.errors import RefusedError, SfumatoError, UsageError
+from export.errors import NotConfiguredError, RefusedError, SfumatoError, UsageError
 from export.files import held, read_bounded
 from export.flower_bundle import build_fab
 from export.invite import Invite, is_host
@@ -82,8 +82,14 @@ def run(home: Home, on_ready: Callable[[int], None]) -> None:
 
     Raises:
         RefusedError: it runs already.
+        NotConfiguredError: the host in the settings cannot be one.
     """
     place, config = _superlink_settings(home), home.config()
+    if not is_host(config.host):
+        raise NotConfiguredError(
+            f"host = {config.host!r} cannot be this machine's name or address",
+            advice=f"Write a name of letters, digits, dots and dashes, or an IP address, into {home.config_file}.",
+        )
     supervisor, holder = Supervisor(), _Holder(home)
     with held(home.up_lock, "this coordinator"), stop_signal() as stop:
         if pki.require_host(home, config.host):

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from edge_node.config import Home
 from export.errors import IntegrityError
 from export.files import read_bounded, write_atomic
-from export.identity import PublicKeys
+from export.identity import Proofs, PublicKeys
 
 _KEY_MAX_BYTES: Final = 8 * 2**10
 _PEM: Final = serialization.Encoding.PEM
@@ -24,7 +24,14 @@ _BARE: Final = serialization.NoEncryption()
 
 def public_keys(home: Home) -> PublicKeys:
     """What a coordinator may see of the keys; those that are missing are made first."""
-    return PublicKeys(_flower(home), enrolled_key(home).public_key().public_bytes_raw(), provenance_request(home))
+    form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    flower = _flower_key(home).public_key().public_bytes(*form).decode()
+    return PublicKeys(flower, enrolled_key(home).public_key().public_bytes_raw(), provenance_request(home))
+
+
+def proofs(home: Home, shown: PublicKeys) -> Proofs:
+    """That this machine holds the keys it shows."""
+    return Proofs.make(shown, _flower_key(home), _provenance_key(home))
 
 
 def enrolled_key(home: Home) -> Ed25519PrivateKey:
@@ -47,15 +54,8 @@ def provenance_request(home: Home) -> bytes:
     Raises:
         IntegrityError: the file holds another kind of key, or none.
     """
-    if not home.provenance_key.exists():
-        write_atomic(
-            home.provenance_key, ec.generate_private_key(ec.SECP256R1()).private_bytes(_PEM, _PKCS8, _BARE), mode=0o600
-        )
-    key = _loaded(home.provenance_key.name, read_bounded(home.provenance_key, _KEY_MAX_BYTES))
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise _damaged(home.provenance_key.name)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sfumato node")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(_provenance_key(home), hashes.SHA256())
     return request.public_bytes(serialization.Encoding.DER)
 
 
@@ -69,7 +69,18 @@ def derived_seed(home: Home, purpose: str) -> int:
     return int.from_bytes(HKDF(hashes.SHA256(), 16, salt=None, info=info).derive(secret))
 
 
-def _flower(home: Home) -> str:
+def _provenance_key(home: Home) -> ec.EllipticCurvePrivateKey:
+    if not home.provenance_key.exists():
+        write_atomic(
+            home.provenance_key, ec.generate_private_key(ec.SECP256R1()).private_bytes(_PEM, _PKCS8, _BARE), mode=0o600
+        )
+    key = _loaded(home.provenance_key.name, read_bounded(home.provenance_key, _KEY_MAX_BYTES))
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _damaged(home.provenance_key.name)
+    return key
+
+
+def _flower_key(home: Home) -> ec.EllipticCurvePrivateKey:
     if not home.flower_key.exists():
         key = ec.generate_private_key(ec.SECP384R1())
         write_atomic(home.flower_key, key.private_bytes(_PEM, serialization.PrivateFormat.OpenSSH, _BARE), mode=0o600)
@@ -77,8 +88,9 @@ def _flower(home: Home) -> str:
         private = serialization.load_ssh_private_key(read_bounded(home.flower_key, _KEY_MAX_BYTES), password=None)
     except ValueError as error:
         raise _damaged(home.flower_key.name) from error
-    public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return public.decode()
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise _damaged(home.flower_key.name)
+    return private
 
 
 def _loaded(name: str, pem: bytes) -> object:

@@ -72,7 +72,7 @@ def join(home: Home, invite: Invite) -> Membership:
     met = remote.meet(invite)
     clock.learn(home, met.time_s())
     shown = keys.public_keys(home)
-    answer = _signing(home, met).join(invite.secret, shown)
+    answer = _signing(home, met).join(invite.secret, shown, keys.proofs(home, shown))
     trust = Trust.from_plain(answer.get("trust"))
     membership = _membership(answer, trust, met, shown)
     _note(home, "joined", membership, shown)

@@ -28,7 +28,7 @@ from edge_node.errors import (
 )
 from export import policy
 from export.errors import IntegrityError, SfumatoError
-from export.identity import PublicKeys
+from export.identity import Proofs, PublicKeys
 from export.invite import Invite
 from export.requests import Request
 
@@ -108,7 +108,7 @@ class Remote:
         asked = time.monotonic()
         plain = _object(self._request("GET", "/time", is_signed=False))
         said = plain.get("time")
-        if not isinstance(said, float | int):
+        if not isinstance(said, float | int) or abs(said) > 2**53:  # an integer may have more digits than a float holds
             raise _nonsense()
         return float(said) + (time.monotonic() - asked) / 2
 
@@ -150,14 +150,14 @@ class Remote:
         """One file of a release; unverified, the caller checks it."""
         return self._request("GET", f"/releases/{version}/{path}", limit_bytes=limit_bytes, total_s=_FILE_S)
 
-    def join(self, secret: bytes, keys: PublicKeys) -> Mapping[str, object]:
+    def join(self, secret: bytes, keys: PublicKeys, proofs: Proofs) -> Mapping[str, object]:
         """Use an invite.
 
         Raises:
             JoinRefusedError: used, expired, taken back or unknown; in the coordinator's words.
             NoCoordinatorError, WrongCoordinatorError, IntegrityError: see ``_request``.
         """
-        body = {"secret": base64.b64encode(secret).decode(), "keys": keys.to_plain()}
+        body = {"secret": base64.b64encode(secret).decode(), "keys": keys.to_plain(), "proofs": proofs.to_plain()}
         return _object(self._request("POST", "/join", json.dumps(body).encode()))
 
     def rejoin(self, keys: PublicKeys, enrolment: object) -> Mapping[str, object]:

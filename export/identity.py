@@ -7,8 +7,9 @@
 | EC P-256, as a certificate request | signing provenance on pictures (C2PA's ES256) |
 
 The private halves are made on the node and stay there (``edge_node/keys.py``); the coordinator certifies the third
-(``coordinator/pki.py``). Both programs compute the same six digits from what was exchanged, so that two people can make sure
-over a telephone that nobody else joined with the invite.
+(``coordinator/pki.py``). Who joins proves to hold all of them: the enrolled key signs the request, and the two others sign that
+they belong with it (``Proofs``), so that nobody enrols a key that was only seen somewhere. Both programs compute the same six
+digits from what was exchanged, so that two people can make sure over a telephone that nobody else joined with the invite.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Final, NewType, Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -32,10 +33,13 @@ from export.files import Digest, canonical_json, digest_of
 NodeKey = NewType("NodeKey", str)
 """The sha256 of a raw enrolled key in lower-case hexadecimal: how a signed request says who asks."""
 
+_HELD: Final = b"sfumato keys held v1\n"
+_PROOF_MAX_BYTES: Final = 128  # an ECDSA signature on P-384 has 104 at the most
 _OPENSSH_MAX_CHARACTERS: Final = 512
 _REQUEST_MAX_BYTES: Final = 2048
 _ENROLLED_BYTES: Final = 32
 _FIELDS: Final = frozenset({"flower", "enrolled", "provenance"})
+_PROVEN: Final = frozenset({"flower", "provenance"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class PublicKeys:
                 base64.b64decode(plain["enrolled"], validate=True),
                 base64.b64decode(plain["provenance"], validate=True),
             )
-            _require_flower_key(keys.flower)
+            _flower_key(keys.flower)
             if len(keys.enrolled) != _ENROLLED_BYTES:
                 raise ValueError("the enrolled key has another length")
             Ed25519PublicKey.from_public_bytes(keys.enrolled)
@@ -94,6 +98,48 @@ class PublicKeys:
         except (ValueError, TypeError, binascii.Error, UnsupportedAlgorithm) as error:
             raise IntegrityError(f"these are not a node's keys ({error})", advice="Update Sfumato on both machines.") from error
         return keys
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs:
+    """That the Flower and the provenance key are in the same hands as the enrolled one: each signs all three (ECDSA, DER)."""
+
+    flower: bytes
+    provenance: bytes
+
+    @classmethod
+    def make(cls, keys: PublicKeys, flower: ec.EllipticCurvePrivateKey, provenance: ec.EllipticCurvePrivateKey) -> Self:
+        """By the private halves."""
+        held = _held(keys)
+        return cls(flower.sign(held, ec.ECDSA(hashes.SHA384())), provenance.sign(held, ec.ECDSA(hashes.SHA256())))
+
+    def prove(self, keys: PublicKeys) -> bool:
+        """Whether they are by these keys, over these keys."""
+        provenance = certificate_request(keys.provenance).public_key()
+        return _is_by(self.flower, _flower_key(keys.flower), hashes.SHA384(), keys) and _is_by(
+            self.provenance, provenance, hashes.SHA256(), keys
+        )
+
+    def to_plain(self) -> dict[str, str]:
+        """As JSON data; see ``from_plain``."""
+        return {
+            "flower": base64.b64encode(self.flower).decode(),
+            "provenance": base64.b64encode(self.provenance).decode(),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: object) -> Self:
+        """Read them; whether they prove anything is not looked at.
+
+        Raises:
+            ValueError: they are not two such proofs.
+        """
+        if not isinstance(plain, Mapping) or set(plain) != _PROVEN or not all(isinstance(v, str) for v in plain.values()):
+            raise ValueError("other fields")
+        read = {name: base64.b64decode(text, validate=True) for name, text in plain.items()}
+        if any(len(proof) > _PROOF_MAX_BYTES for proof in read.values()):
+            raise ValueError("a proof is too long")
+        return cls(**read)
 
 
 def node_key(enrolled: bytes) -> NodeKey:
@@ -139,7 +185,21 @@ def _subject_key(request: bytes) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def _require_flower_key(text: str) -> None:
+def _held(keys: PublicKeys) -> bytes:
+    return _HELD + bytes.fromhex(keys.digest)
+
+
+def _is_by(proof: bytes, key: object, algorithm: hashes.HashAlgorithm, keys: PublicKeys) -> bool:
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
+    try:
+        key.verify(proof, _held(keys), ec.ECDSA(algorithm))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _flower_key(text: str) -> ec.EllipticCurvePublicKey:
     if len(text) > _OPENSSH_MAX_CHARACTERS or not text.isascii() or not text.isprintable():
         raise ValueError("the Flower key is not one line")
     key = serialization.load_ssh_public_key(text.encode())
@@ -148,3 +208,4 @@ def _require_flower_key(text: str) -> None:
     canonical = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
     if canonical != text:  # two spellings of one key would be two members
         raise ValueError("the Flower key is spelt in another way")
+    return key

@@ -96,8 +96,8 @@ def parse_address(text: str) -> tuple[str, int]:
     place = _ADDRESS.fullmatch(text.strip())
     if place is None or not 0 < int(place[2]) < 65536:
         raise InviteError(
-            "this is not a whole invite: it names no address",
-            advice="An invite looks like CODE@HOST:PORT; paste it as one piece. The code alone will do on the same network.",
+            "what was typed names no address",
+            advice="An address is HOST:PORT, an invite CODE@HOST:PORT, in one piece. On the same network the code will do.",
         )
     return place[1].strip("[]"), int(place[2])
 

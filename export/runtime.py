@@ -2,12 +2,17 @@
 
 Whoever calls ``open_engine`` has verified the bytes. ONNX Runtime's CPU provider is always there, OpenVINO where it was
 installed; the engine says which of them it really is, since a silent fallback is the commonest lie in this trade.
+
+ONNX Runtime, from 1.29 on, tells its makers of every process and session, on Linux too, unless the environment says otherwise
+before it is loaded. Here it says so, for this process and those it starts, whatever it said before; nothing of ours loads it in
+another place.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -17,6 +22,8 @@ from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
 from export.errors import IntegrityError, NotConfiguredError

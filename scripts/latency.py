@@ -30,6 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as export/runtime.py has it, which comes later here
 
 import fast_neural_style  # noqa: E402
 import matplotlib as mpl  # noqa: E402

@@ -60,10 +60,10 @@ def hostile(dice: random.Random) -> bytes:  # noqa: C901 - one branch per kind
     kind = dice.randrange(11)
     if kind == 0:
         return dice.randbytes(dice.randrange(1500))
-    if kind == 1:  # flipped bits
+    if kind == 1:  # flipped bits, but for the address at the end: another one would be a lie that has the form of the truth
         packet = bytearray(response(honest))
         for _ in range(dice.randrange(1, 20)):
-            packet[dice.randrange(len(packet))] ^= 1 << dice.randrange(8)
+            packet[dice.randrange(len(packet) - 4)] ^= 1 << dice.randrange(8)
         return bytes(packet)
     if kind == 2:
         return response(honest)[: dice.randrange(len(response(honest)))]

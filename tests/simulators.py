@@ -48,7 +48,7 @@ from edge_node import consent, guard, keys, veil
 from edge_node.styles import Lineage
 from export import backbones, base, parity, policy, release, requests, settings
 from export.files import write_atomic
-from export.identity import PublicKeys
+from export.identity import Proofs, PublicKeys
 from export.manifest import Manifest
 from export.policy import Policy, SignedPolicy
 from export.release import Contents
@@ -426,10 +426,11 @@ def make_known(hub: CoordinatorHome, home: NodeHome, role: Role = "artist") -> N
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Somebody's enrolled key, and the public halves of all three."""
+    """Somebody's enrolled key, the public halves of all three, and that they are in the same hands."""
 
     enrolled: Ed25519PrivateKey
     keys: PublicKeys
+    proofs: Proofs
 
     def sign(self, request: requests.Request, now_s: float | None = None) -> Mapping[str, str]:
         """The headers of a request in this one's name."""
@@ -441,13 +442,14 @@ def credentials(name: str) -> Credentials:
     """Somebody's keys; the same name has the same ones."""
     seed = hashlib.sha256(name.encode()).digest()
     enrolled = Ed25519PrivateKey.from_private_bytes(seed)
-    flower = ec.derive_private_key(int.from_bytes(seed), ec.SECP384R1()).public_key()
-    line = flower.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    flower = ec.derive_private_key(int.from_bytes(seed), ec.SECP384R1())
+    line = flower.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sfumato node")])
     provenance = ec.derive_private_key(int.from_bytes(seed) >> 1, ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(provenance, hashes.SHA256())
     der = request.public_bytes(serialization.Encoding.DER)
-    return Credentials(enrolled, PublicKeys(line, enrolled.public_key().public_bytes_raw(), der))
+    shown = PublicKeys(line, enrolled.public_key().public_bytes_raw(), der)
+    return Credentials(enrolled, shown, Proofs.make(shown, flower, provenance))
 
 
 def set_clock(patch: pytest.MonkeyPatch, clock: Clock) -> None:

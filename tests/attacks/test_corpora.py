@@ -1,6 +1,5 @@
 """Files made by chance and malice: weights and pictures, mutated by the thousand. Each is refused or is what it says."""
 
-import io
 import json
 import random
 import struct
@@ -9,10 +8,11 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from edge_node import ingest
 from edge_node.errors import BadPictureError
@@ -23,9 +23,7 @@ from models import codecs
 from models.codecs import CodecError
 from tests import pictures
 
-pytestmark = pytest.mark.slow
-
-WEIGHTS, PICTURES = 3000, 1500
+WEIGHTS, PICTURES = 3000, 2000
 Mutation = Callable[[bytes, random.Random], bytes]
 
 
@@ -145,10 +143,30 @@ def encoded() -> dict[str, bytes]:
     picture = pictures.shapes((160, 144), seed=2)
     made = {suffix: codecs.encode(picture, suffix) for suffix in (".jpg", ".png", ".webp")}
     for form, suffix in (("GIF", ".png"), ("TIFF", ".jpg"), ("BMP", ".png"), ("PPM", ".jpg")):
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, form)
-        made[f"{form}{suffix}"] = buffer.getvalue()
-    return made
+        made[f"{form}{suffix}"] = pictures.encoded(picture, form)
+    return made | decorated(Image.fromarray(picture))
+
+
+def decorated(picture: Image.Image) -> dict[str, bytes]:
+    """The same picture in forms that take other ways through the decoders: profiles, turns, layers, palettes, depths, films."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    deep = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) << 8)
+    film: dict[str, Any] = {"save_all": True, "append_images": [picture.rotate(9)]}
+    said = {"icc_profile": profile, "exif": turned}
+    return {
+        "profile.jpg": pictures.encoded(picture, "JPEG", **said),
+        "profile.png": pictures.encoded(picture, "PNG", **said),
+        "profile.webp": pictures.encoded(picture, "WEBP", **said),
+        "inks.jpg": pictures.encoded(picture.convert("CMYK"), "JPEG", icc_profile=profile),
+        "progressive.jpg": pictures.encoded(picture, "JPEG", progressive=True),
+        "lossless.webp": pictures.encoded(picture.convert("RGBA"), "WEBP", lossless=True),
+        "palette.png": pictures.encoded(picture.convert("P"), "PNG", transparency=3),
+        "deep.png": pictures.encoded(deep, "PNG"),
+        "film.png": pictures.encoded(picture, "PNG", **film),
+        "film.webp": pictures.encoded(picture, "WEBP", **film),
+    }
 
 
 def test_pictures_that_were_changed_are_pictures_or_are_refused() -> None:

@@ -56,7 +56,8 @@ def invite(hub: CoordinatorHome, alias: str = "Ada", role: Role = "artist") -> b
 
 
 def joining(secret: bytes, who: Credentials = ADA) -> bytes:
-    return json.dumps({"secret": base64.b64encode(secret).decode(), "keys": who.keys.to_plain()}).encode()
+    plain = {"secret": base64.b64encode(secret).decode(), "keys": who.keys.to_plain(), "proofs": who.proofs.to_plain()}
+    return json.dumps(plain).encode()
 
 
 def signed(client: Asgi, method: str, path: str, body: bytes = b"", who: Credentials = ADA) -> Reply:
@@ -236,6 +237,10 @@ def test_what_went_wrong_is_told_by_its_kind_and_our_own_trouble_without_its_wor
         b'{"secret": "AAAA"}',
         b'{"secret": "AAAA", "keys": 3}',
         b'{"secret": "AAAA", "keys": {}}',
+        b'{"secret": "AAAA", "keys": {}, "proofs": {}}',
+        joining(b"0123456789").replace(b'"proofs"', b'"prooves"'),
+        joining(b"0123456789").replace(b'"proofs": {', b'"proofs": {"enrolled": "AAAA", '),
+        joining(b"0123456789").replace(b'"proofs": {', b'"proofs": 3, "more": {'),
         joining(b"0123456789").replace(b'"secret"', b'"role": "coordinator", "secret"'),
         joining(b"0123456789").replace(b'"MDEy', b'"not base64!'),
         joining(b"0123456789").replace(b'"MDEy', b'"\xc3\xa4'),

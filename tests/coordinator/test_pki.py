@@ -1,6 +1,7 @@
 """The coordinator's certificates and keys: what they allow, how long, and who may read them."""
 
 import ipaddress
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -161,14 +162,52 @@ def test_a_node_that_was_certified_cannot_serve_as_the_coordinator(home: Home) -
         verifier.verify(leaf, [])
 
 
-def test_a_coordinator_that_moved_has_its_certificate_made_anew_under_the_same_authority(home: Home) -> None:
-    authority, key = home.ca_certificate.read_bytes(), home.server_key.read_bytes()
+@pytest.fixture
+def moving(tmp_path: Path) -> Home:
+    moving = Home(tmp_path)
+    pki.create(moving, "gallery.example")
+    return moving
 
-    assert pki.require_host(home, "192.168.1.9")
-    assert not pki.require_host(home, "192.168.1.9")
 
-    server, ca = x509.load_pem_x509_certificates(home.server_certificate.read_bytes())
-    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert "192.168.1.9" in [str(name.value) for name in names]
+def named(home: Home) -> set[str]:
+    names = chain_of(home)[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(name.value) for name in names}
+
+
+def test_a_coordinator_that_moved_has_its_certificate_made_anew_under_the_same_authority(moving: Home) -> None:
+    kept = [moving.ca_certificate, moving.ca_key, moving.server_key, moving.release_key]
+    before = [file.read_bytes() for file in kept]
+
+    assert pki.require_host(moving, "192.168.1.9")
+
+    server, ca = chain_of(moving)
     server.verify_directly_issued_by(ca)
-    assert (home.ca_certificate.read_bytes(), home.server_key.read_bytes()) == (authority, key)
+    assert "192.168.1.9" in named(moving)
+    assert "gallery.example" not in named(moving)
+    assert [file.read_bytes() for file in kept] == before
+
+
+@pytest.mark.parametrize("host", ["gallery.example", "127.0.0.1", "192.168.1.9", "2001:DB8::7", "::1"])
+def test_a_coordinator_that_stayed_keeps_its_certificate(moving: Home, host: str) -> None:
+    pki.require_host(moving, host)
+    before = moving.server_certificate.read_bytes()
+
+    assert not pki.require_host(moving, host)
+    assert moving.server_certificate.read_bytes() == before
+
+
+def test_a_machine_that_was_renamed_has_its_certificate_made_anew(moving: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "atelier")
+
+    assert pki.require_host(moving, "gallery.example")
+    assert {"atelier", "gallery.example", "localhost"} <= named(moving)
+
+
+@pytest.mark.parametrize("name", ["server_key", "ca_key"])
+def test_a_certificate_is_made_with_no_other_kind_of_key(moving: Home, name: str) -> None:
+    file: Path = getattr(moving, name)
+    file.write_bytes(moving.release_key.read_bytes())
+
+    with pytest.raises(TypeError, match="is not an EC key"):
+        pki.require_host(moving, "192.168.1.9")
+    assert "gallery.example" in named(moving)

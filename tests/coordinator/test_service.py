@@ -1,19 +1,23 @@
 """Setting a coordinator up, inviting, following rounds, and what is said while nothing runs."""
 
+import os
+import signal
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pytest
 
 from coordinator import pki, publish, service
 from coordinator.config import Home
 from coordinator.errors import GateRefusedError, NotRunningError
-from coordinator.flower import FlowerNode, FlowerUnavailable
+from coordinator.flower import FlowerNode, FlowerUnavailable, SuperlinkEndpoint
 from coordinator.store import RoundState, Store
-from export.errors import RefusedError, SfumatoError, UsageError
+from export import settings
+from export.errors import NotConfiguredError, RefusedError, SfumatoError, UsageError
 from export.files import held
 from export.invite import Invite
 from export.ledger import Ledger
@@ -90,6 +94,76 @@ def test_a_host_that_can_stand_in_an_invite_does(tmp_path: Path, host: str) -> N
 def test_a_coordinator_does_not_run_twice(hub: CoordinatorHome) -> None:
     with held(hub.up_lock, "this coordinator"), pytest.raises(RefusedError, match="this coordinator is running already"):
         service.run(hub, lambda _port: None)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens on the network while a coordinator runs whose processes are not started."""
+    heard: list[str] = []
+
+    @contextmanager
+    def announced(host: str, port: int) -> Iterator[bool]:
+        heard.append(f"{host}:{port} begins")
+        yield True
+        heard.append(f"{host}:{port} ends")
+
+    monkeypatch.setattr(service, "announced", announced)
+    monkeypatch.setattr(service, "_start", lambda *_: SuperlinkEndpoint(1, 7443, 1))
+    monkeypatch.setattr(service, "tell_flower", lambda _home: None)
+    return heard
+
+
+def run_for_a_moment(home: Home, said: list[str]) -> None:
+    def ready(_port: int) -> None:
+        said.append("ready")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    service.run(home, ready)
+
+
+def test_a_coordinator_announces_itself_for_as_long_as_it_runs(hub: CoordinatorHome, said: list[str]) -> None:
+    settings.save(hub.config_file, replace(hub.config(), host="192.168.1.9"))
+
+    run_for_a_moment(hub, said)
+
+    assert said == ["192.168.1.9:7443 begins", "ready", "192.168.1.9:7443 ends"]
+
+
+@pytest.mark.parametrize("changes", [{"host": "192.168.1.9", "announce": False}, {"host": "127.0.0.1"}, {"host": "localhost"}])
+def test_a_coordinator_is_silent_if_told_so_and_where_nobody_could_hear(
+    hub: CoordinatorHome, said: list[str], changes: dict[str, Any]
+) -> None:
+    settings.save(hub.config_file, replace(hub.config(), **changes))
+
+    run_for_a_moment(hub, said)
+
+    assert said == ["ready"]
+
+
+def test_a_coordinator_whose_address_changed_has_a_certificate_for_the_new_one_before_it_answers(
+    hub: CoordinatorHome, said: list[str]
+) -> None:
+    before, authority = hub.server_certificate.read_bytes(), hub.ca_certificate.read_bytes()
+    run_for_a_moment(hub, said)
+    assert hub.server_certificate.read_bytes() == before
+
+    settings.save(hub.config_file, replace(hub.config(), host="192.168.1.9", announce=False))
+    run_for_a_moment(hub, said)
+
+    assert hub.server_certificate.read_bytes() != before
+    assert hub.ca_certificate.read_bytes() == authority
+    assert not pki.require_host(hub, "192.168.1.9")
+
+
+@pytest.mark.parametrize("host", ["", "a_b", "192.168.1.9:7443", "D\u00fcrer"])
+def test_a_coordinator_does_not_run_under_a_name_that_can_be_none(hub: CoordinatorHome, said: list[str], host: str) -> None:
+    settings.save(hub.config_file, replace(hub.config(), host=host))
+
+    with pytest.raises(NotConfiguredError, match="cannot be this machine's name or address") as caught:
+        run_for_a_moment(hub, said)
+
+    assert str(hub.config_file) in caught.value.advice
+    assert said == []
 
 
 def test_the_child_is_our_own_program_whatever_lies_in_the_working_folder(tmp_path: Path) -> None:

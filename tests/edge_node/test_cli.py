@@ -4,6 +4,7 @@ import getpass
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from edge_node import consent, library, membership, node, paint, releases, style
 from edge_node.config import Home
 from edge_node.errors import JoinRefusedError, NoWorksError
 from edge_node.membership import Membership
-from export import parity
+from export import parity, settings
 from export.errors import IntegrityError, ResourceError
 from export.fold import FoldError
 from export.invite import Invite
@@ -423,6 +424,7 @@ def test_2_what_was_typed_is_wrong(home: Home, tmp_path: Path) -> None:
     assert_refused(home, [*painting, "a", "--precision", "fp8"], 2, "usage", "no precision 'fp8'")
     assert_refused(home, ["paint", "gone.png", "-o", "o.png", "--style", "a"], 2, "bad-picture", "gone.png cannot be opened")
     assert_refused(home, ["join", "hello"], 2, "invite-mistyped", "has a typing error")
+    assert_refused(home, ["join", INVITE, "--at", "nowhere"], 2, "invite-mistyped", "names no address")
     assert_refused(home, ["learn", str(tmp_path), "--style", "../x"], 2, "usage", "cannot be the name of a style")
     assert_refused(home, ["release", "rollback"], 2, "usage", "no earlier release")
     assert_refused(home, ["release", "verify", str(tmp_path / "gone")], 2, "usage", "there is no release folder")
@@ -439,10 +441,30 @@ def test_3_something_has_to_be_set_up_first(home: Home, tmp_path: Path) -> None:
     assert_refused(home, ["styles"], 3, "not-configured", "artist = 3")
 
 
+def test_3_a_code_alone_where_nobody_is_looked_for(home: Home) -> None:
+    settings.save(home.config_file, replace(home.config(), discovery=False))
+
+    assert_refused(home, ["join", INVITE.partition("@")[0]], 3, "not-configured", "does not look for coordinators")
+
+
 def test_4_nobody_answers(home: Home) -> None:
     invite = str(Invite(b"f" * 16, b"s" * 10, "127.0.0.1", free_port()))
+    place = f"127.0.0.1:{free_port()}"
 
     assert_refused(home, ["join", invite], 4, "no-coordinator", "nobody answers at")
+    assert_refused(home, ["join", invite.partition("@")[0], "--at", place], 4, "no-coordinator", f"nobody answers at {place}")
+    assert_refused(home, ["join", INVITE, "--at", place], 4, "no-coordinator", f"nobody answers at {place}")
+
+
+def test_following_a_coordinator_says_where_it_answers_now(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_refused(home, ["move", "127.0.0.1:9"], 3, "not-joined", "joined no federation")
+    assert_refused(home, ["move", "127.0.0.1"], 2, "invite-mistyped", "names no address")
+    monkeypatch.setattr(
+        membership, "move", lambda _home, host, port: Membership("guild", "Ada", "artist", "1", host, port, "012 345")
+    )
+
+    assert data(home, "move", "10.0.0.7:9")["host"] == "10.0.0.7"
+    assert "guild answers at 10.0.0.7:9" in " ".join(run(home, "move", "10.0.0.7:9").stdout.split())
 
 
 def test_5_somebody_says_no(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

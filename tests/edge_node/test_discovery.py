@@ -1,23 +1,25 @@
 """Looking for the coordinator on the network: what is heard offers an address to try, and is believed in nothing."""
 
 import ipaddress
-import socket
-from collections.abc import Callable
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from coordinator import announce, service
+from coordinator import service
+from coordinator.announce import announced
 from coordinator.endpoint import create_endpoint
 from edge_node import discovery, membership
 from edge_node.config import Home
 from edge_node.discovery import SERVICE, TEXT, Address, Location, Record, Service, Text, sift
-from edge_node.errors import NoCoordinatorError
+from edge_node.errors import NoCoordinatorError, NotJoinedError, WrongCoordinatorError
+from edge_node.membership import Membership
 from export import settings
 from export.errors import NotConfiguredError
 from export.invite import Invite, InviteError
+from export.processes import free_port
 from export.signing import VerifiedRelease
 from tests import simulators
 from tests.simulators import CoordinatorHome, FakeCoordinator, Registry
@@ -165,6 +167,7 @@ def test_a_liar_on_the_network_is_sent_no_secret_and_does_not_keep_the_coordinat
         invite = Invite.parse(bare(service.invite(hub, "Ada", "artist", 3600.0)))
 
         joined = membership.join(home, membership.placed(home, invite))
+        simulators.until(lambda: bool(theirs.received and own.received), "both to be asked")
 
     assert joined.port == port  # the control: the coordinator itself was sent the secret, or there were no membership
     assert {path for _, path, _ in theirs.received} == {"/sfumato/v1/ca"}
@@ -173,12 +176,33 @@ def test_a_liar_on_the_network_is_sent_no_secret_and_does_not_keep_the_coordinat
     assert invite.secret.hex().encode() not in theirs.everything() + own.everything()
 
 
+@pytest.mark.slow
+def test_one_who_announces_himself_for_the_coordinator_is_sent_no_secret(
+    hub: CoordinatorHome, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same with real packets, on this machine's own interface."""
+    look = discovery.discover
+    monkeypatch.setattr(discovery, "discover", lambda: look(3.0, ["127.0.0.1"]))
+    liar = simulators.make_coordinator(tmp_path / "liar")
+    heard = FakeCoordinator({"/sfumato/v1/ca": (200, hub.ca_certificate.read_bytes())})
+    with (
+        simulators.serve(heard, liar.server_certificate, liar.server_key) as false,
+        announced("127.0.0.1", false),
+        simulators.serve_coordinator(hub, create_endpoint(hub, Registry())) as true,
+        announced("127.0.0.1", true),
+    ):
+        invite = Invite.parse(bare(service.invite(hub, "Ada", "artist", 3600.0)))
+        joined = membership.join(home, membership.placed(home, invite))
+        simulators.until(lambda: bool(heard.received), "the liar to be asked")
+
+    assert joined.port == true
+    assert heard.received == [("GET", "/sfumato/v1/ca", b"")]
+
+
 def test_if_nobody_proves_to_be_the_coordinator_the_advice_is_an_address(
     hub: CoordinatorHome, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    monkeypatch.setattr(discovery, "discover", lambda: [Address("127.0.0.1", port)])
+    monkeypatch.setattr(discovery, "discover", lambda: [Address("127.0.0.1", free_port())])
 
     with pytest.raises(NoCoordinatorError, match=r"was not found on this network \(1 tried\)") as caught:
         membership.placed(home, Invite.parse(bare(service.invite(hub, "Ada", "artist", 3600.0))))
@@ -227,56 +251,54 @@ def test_a_network_that_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatch,
         discovery.discover()
 
 
-# --- Announcing ----------------------------------------------------------------------------------------------------------
+def test_a_machine_without_zeroconf_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zeroconf", None)
 
+    with pytest.raises(NotConfiguredError, match="zeroconf is not installed here") as caught:
+        discovery.discover()
 
-@pytest.mark.parametrize("host", ["art.example.org", "203.0.113.7", "0.0.0.1", "fe80::1", "localhost"])
-def test_what_is_no_address_of_a_local_network_is_not_announced(host: str, caplog: pytest.LogCaptureFixture) -> None:
-    with announce.announced(host, 7443) as is_announced:
-        assert not is_announced
-    assert "not announced on the network" in caplog.text
-
-
-def test_an_address_this_machine_does_not_have_costs_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    with announce.announced("10.254.254.254", 7443) as is_announced:
-        assert not is_announced
-    assert "takes no announcement" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("host", "wanted", "is_announced"),
-    [("192.168.1.7", True, True), ("192.168.1.7", False, False), ("127.0.0.1", True, False), ("localhost", True, False)],
-)
-def test_a_coordinator_announces_itself_unless_told_otherwise_or_for_this_machine_alone(
-    hub: CoordinatorHome, host: str, *, wanted: bool, is_announced: bool
-) -> None:
-    assert service._is_to_announce(replace(hub.config(), host=host, announce=wanted)) == is_announced
+    assert "CODE@HOST:PORT" in caught.value.advice
+    assert "pip install zeroconf" in caught.value.advice
 
 
 # --- Moving --------------------------------------------------------------------------------------------------------------
 
 
-def joined_at(hub: CoordinatorHome, home: Home, check: Callable[[], None]) -> None:
+@pytest.fixture
+def left(hub: CoordinatorHome, home: Home) -> Membership:
+    """What a machine remembers of a coordinator that has gone from where it was."""
     with simulators.serve_coordinator(hub, create_endpoint(hub, Registry())):
-        membership.join(home, Invite.parse(service.invite(hub, "Ada", "artist", 3600.0)))
-    check()
+        return membership.join(home, Invite.parse(service.invite(hub, "Ada", "artist", 3600.0)))
 
 
-def test_a_member_follows_its_coordinator_to_another_address(hub: CoordinatorHome, home: Home) -> None:
-    joined_at(hub, home, lambda: None)
+def test_a_member_follows_its_coordinator_to_another_address(hub: CoordinatorHome, home: Home, left: Membership) -> None:
     with simulators.serve_coordinator(hub, create_endpoint(hub, Registry())) as port:
         moved = membership.move(home, "127.0.0.1", port)
 
+        assert moved == replace(left, port=port)
         assert membership.load(home) == moved
         assert membership.coordinator(home).newest().version == 1
 
 
-def test_nobody_else_is_followed(hub: CoordinatorHome, home: Home, tmp_path: Path) -> None:
-    joined_at(hub, home, lambda: None)
-    before, liar = membership.load(home), simulators.make_coordinator(tmp_path / "liar")
+def test_nobody_else_is_followed(home: Home, left: Membership, tmp_path: Path) -> None:
+    liar = simulators.make_coordinator(tmp_path / "liar")
 
-    with simulators.serve_coordinator(liar, create_endpoint(liar, Registry())) as port, pytest.raises(Exception) as caught:  # noqa: PT011
+    with (
+        simulators.serve_coordinator(liar, create_endpoint(liar, Registry())) as port,
+        pytest.raises(WrongCoordinatorError, match="cannot prove to be the coordinator"),
+    ):
         membership.move(home, "127.0.0.1", port)
 
-    assert type(caught.value).__name__ == "WrongCoordinatorError"
-    assert membership.load(home) == before
+    assert membership.load(home) == left
+
+
+def test_to_where_nobody_answers_nobody_is_followed(home: Home, left: Membership) -> None:
+    with pytest.raises(NoCoordinatorError, match="nobody answers at"):
+        membership.move(home, "127.0.0.1", free_port())
+
+    assert membership.load(home) == left
+
+
+def test_who_joined_nobody_has_nobody_to_follow(home: Home) -> None:
+    with pytest.raises(NotJoinedError):
+        membership.move(home, "127.0.0.1", 9)

@@ -31,6 +31,14 @@ def test_the_private_halves_are_for_this_user_alone(home: Home) -> None:
     assert all(file.stat().st_mode & 0o077 == 0 for file in (home.root / "keys").iterdir())
 
 
+def test_a_machine_proves_that_it_holds_its_keys_and_no_others(tmp_path: Path) -> None:
+    one, other = Home(tmp_path / "one"), Home(tmp_path / "other")
+    shown = keys.public_keys(one)
+
+    assert keys.proofs(one, shown).prove(shown)
+    assert not keys.proofs(other, shown).prove(shown)
+
+
 def test_two_machines_have_no_key_in_common(tmp_path: Path) -> None:
     one, other = (keys.public_keys(Home(tmp_path / name)) for name in ("one", "other"))
 

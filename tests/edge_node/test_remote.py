@@ -98,7 +98,7 @@ def test_one_who_shows_the_invited_certificate_without_its_key_is_not_sent_the_s
     with simulators.serve(fake, impostor.server_certificate, impostor.server_key) as port:
         met = remote.meet(invited(hub, port))
         with pytest.raises(WrongCoordinatorError, match="cannot prove to be the coordinator"):
-            replace(met, sign=ADA.sign).join(SECRET, ADA.keys)
+            replace(met, sign=ADA.sign).join(SECRET, ADA.keys, ADA.proofs)
 
     assert [path for _, path, _ in fake.received] == ["/sfumato/v1/ca"]
     assert SECRET not in fake.everything()
@@ -113,7 +113,7 @@ def test_a_certificate_for_another_address_is_not_believed(tmp_path: Path) -> No
         # 127.0.0.2 is this machine too, but no name of the certificate.
         member = Remote("127.0.0.2", port, elsewhere.ca_certificate.read_text(), ADA.sign)
         with pytest.raises((WrongCoordinatorError, NoCoordinatorError)):
-            member.join(SECRET, ADA.keys)
+            member.join(SECRET, ADA.keys, ADA.proofs)
 
     assert fake.received == []
 
@@ -122,10 +122,14 @@ def test_the_true_coordinator_is_sent_the_secret(known: Remote, fake: FakeCoordi
     # The positive control: had the secret been sent in the tests above, it would have been seen.
     fake.answers["/sfumato/v1/join"] = (200, b'{"alias": "Ada"}')
 
-    assert known.join(SECRET, ADA.keys) == {"alias": "Ada"}
+    assert known.join(SECRET, ADA.keys, ADA.proofs) == {"alias": "Ada"}
     (_, path, body) = fake.received[-1]
     assert path == "/sfumato/v1/join"
-    assert json.loads(body) == {"secret": "dGVuIGJ5dGVzIQ==", "keys": ADA.keys.to_plain()}
+    assert json.loads(body) == {
+        "secret": "dGVuIGJ5dGVzIQ==",
+        "keys": ADA.keys.to_plain(),
+        "proofs": ADA.proofs.to_plain(),
+    }
     claim = requests.claim_of(fake.headers[-1])
     assert claim is not None
     assert requests.is_signed(requests.Request("POST", path, body), claim, ADA.keys.enrolled)
@@ -294,7 +298,7 @@ def test_a_refusal_is_told_in_the_coordinators_words(known: Remote, fake: FakeCo
     fake.answers["/sfumato/v1/join"] = (403, json.dumps(said).encode())
 
     with pytest.raises(JoinRefusedError, match="used already") as caught:
-        known.join(SECRET, ADA.keys)
+        known.join(SECRET, ADA.keys, ADA.proofs)
 
     assert caught.value.advice == "Ask for a new one."
 
@@ -326,7 +330,7 @@ def test_the_time_is_asked_for_without_saying_who_asks(known: Remote, fake: Fake
     assert requests.claim_of(fake.headers[-1]) is None
 
 
-@pytest.mark.parametrize("answer", [b"{}", b'{"time": "noon"}', b"[]", b'{"time": null}'])
+@pytest.mark.parametrize("answer", [b"{}", b'{"time": "noon"}', b"[]", b'{"time": null}', b'{"time": 1%s}' % (b"0" * 400)])
 def test_what_is_no_time_is_not_believed(known: Remote, fake: FakeCoordinator, answer: bytes) -> None:
     fake.answers["/sfumato/v1/time"] = (200, answer)
 
@@ -338,7 +342,7 @@ def test_a_refusals_words_are_cut_short(known: Remote, fake: FakeCoordinator) ->
     fake.answers["/sfumato/v1/join"] = (403, json.dumps({"error": "no" * 5000, "advice": "a" * 5000}).encode())
 
     with pytest.raises(JoinRefusedError) as caught:
-        known.join(SECRET, ADA.keys)
+        known.join(SECRET, ADA.keys, ADA.proofs)
 
     assert (len(str(caught.value)), len(caught.value.advice)) == (300, 300)
 
@@ -372,7 +376,7 @@ def test_a_refusals_words_cannot_steer_the_terminal(known: Remote, fake: FakeCoo
     fake.answers["/sfumato/v1/join"] = (403, json.dumps(said).encode())
 
     with pytest.raises(JoinRefusedError) as caught:
-        known.join(SECRET, ADA.keys)
+        known.join(SECRET, ADA.keys, ADA.proofs)
 
     assert (str(caught.value), caught.value.advice) == ("no[2Jway", "ask")
 

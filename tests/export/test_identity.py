@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from export.errors import IntegrityError
-from export.identity import PublicKeys, certificate_request, check_digits
+from export.identity import Proofs, PublicKeys, certificate_request, check_digits
 from tests.simulators import credentials
 
 ADA, BERTHE = credentials("Ada").keys, credentials("Berthe").keys
+PROOFS, HERS = credentials("Ada").proofs, credentials("Berthe").proofs
 
 
 def a_request(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
@@ -113,3 +114,51 @@ def test_a_request_whose_key_was_exchanged_is_refused() -> None:
 
     with pytest.raises(ValueError, match="not signed"):
         certificate_request(exchanged)
+
+
+# --- That one holds what one shows ---------------------------------------------------------------------------------------
+
+
+def test_proofs_come_back_as_they_were_sent_and_prove_their_own_keys() -> None:
+    assert Proofs.from_plain(PROOFS.to_plain()) == PROOFS
+    assert PROOFS.prove(ADA)
+    assert PROOFS.prove(credentials.__wrapped__("Ada").keys)  # another request for the same key
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [BERTHE, *(replace(ADA, **{name: getattr(BERTHE, name)}) for name in ("flower", "enrolled", "provenance"))],
+    ids=["all", "flower", "enrolled", "provenance"],
+)
+def test_proofs_prove_no_other_keys_nor_one_of_them_with_others(keys: PublicKeys) -> None:
+    assert not PROOFS.prove(keys)
+
+
+@pytest.mark.parametrize("name", ["flower", "provenance"])
+@pytest.mark.parametrize("proof", [b"", b"nonsense", None])
+def test_both_proofs_are_needed(name: str, proof: bytes | None) -> None:
+    assert not replace(PROOFS, **{name: getattr(HERS, name) if proof is None else proof}).prove(ADA)
+    assert not replace(PROOFS, flower=PROOFS.provenance, provenance=PROOFS.flower).prove(ADA)
+
+
+@pytest.mark.parametrize("plain", [None, [], "text", {}, {"flower": "AAAA"}, {**PROOFS.to_plain(), "enrolled": "AAAA"}])
+def test_what_are_no_two_proofs_is_refused(plain: object) -> None:
+    with pytest.raises(ValueError, match="other fields"):
+        Proofs.from_plain(plain)
+
+
+@pytest.mark.parametrize("proof", [3, None, "not base64!", "\u00e4"])
+def test_a_proof_is_base64(proof: object) -> None:
+    with pytest.raises(ValueError, match=r"other fields|base64|ASCII"):
+        Proofs.from_plain({**PROOFS.to_plain(), "flower": proof})
+
+
+@pytest.mark.parametrize(("length", "is_read"), [(127, True), (128, True), (129, False)])
+def test_a_proof_is_no_longer_than_a_signature_can_be(length: int, *, is_read: bool) -> None:
+    plain = {**PROOFS.to_plain(), "flower": base64.b64encode(b"p" * length).decode()}
+
+    if is_read:
+        assert Proofs.from_plain(plain).flower == b"p" * length
+    else:
+        with pytest.raises(ValueError, match="too long"):
+            Proofs.from_plain(plain)

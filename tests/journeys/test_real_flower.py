@@ -195,10 +195,10 @@ def test_a_work_or_a_code_in_the_stream_would_have_been_found(federation: Federa
 
 def test_a_canary_sent_by_the_same_pipe_is_found(federation: Federation) -> None:
     home = federation.homes["ada"]
-    pipe = membership.coordinator(home)
+    pipe, shown = membership.coordinator(home), keys.public_keys(home)
 
     with pytest.raises(SfumatoError, match=r"not a request to join|invite"):
-        pipe.join(CANARY, keys.public_keys(home))
+        pipe.join(CANARY, shown, keys.proofs(home, shown))
     with pytest.raises(SfumatoError):
         pipe._request("POST", "/join", CANARY)
 

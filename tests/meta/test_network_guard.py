@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import is_loopback
+from tests.conftest import is_loopback, stays_on_loopback
 
 # 192.0.2.0/24 is kept for documentation (RFC 5737): nobody answers there, should the guard ever fail.
 STRANGER = ("192.0.2.1", 9)
@@ -61,6 +61,22 @@ def test_loopback_is_told_from_everything_else(family: int, host: str, *, allowe
 def test_an_address_of_an_unknown_kind_is_refused() -> None:
     assert not is_loopback(socket.AF_INET, "127.0.0.1:80")
     assert not is_loopback(socket.AF_INET, ())
+
+
+GROUP = ("224.0.0.251", 5353)
+
+
+def test_a_group_of_machines_is_reached_on_this_machines_own_interface_alone() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as plug:
+        assert not stays_on_loopback(plug, GROUP)  # wherever the system thinks best
+        with pytest.raises(pytest.fail.Exception, match="this machine only"):
+            plug.sendto(b"x", GROUP)
+        plug.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        assert stays_on_loopback(plug, GROUP)
+        for address in (STRANGER, ("example.org", 9), ("255.255.255.255", 9), ("ff02::fb", 5353), "224.0.0.251", ()):
+            assert not stays_on_loopback(plug, address)
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as plug:
+        assert not stays_on_loopback(plug, ("ff02::fb", 5353))
 
 
 def test_the_home_folder_of_a_test_is_a_temporary_one(tmp_path_factory: pytest.TempPathFactory) -> None:
