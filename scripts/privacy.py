@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ from edge_node import guard  # noqa: E402
 from edge_node import train as node_training  # noqa: E402
 from edge_node.ingest import read_picture  # noqa: E402
 from export import backbones, base, release  # noqa: E402
+from export.files import write_atomic  # noqa: E402
 from export.policy import Policy  # noqa: E402
 from models import codecs, compression, privacy, state, training  # noqa: E402
 from models.contract import Work  # noqa: E402
@@ -372,7 +374,7 @@ class Row:
 def main(words: Sequence[str] | None = None) -> int:
     """Command line; 1 if a control failed."""
     asked = parse(words)
-    scale = QUICK if asked.quick else FULL
+    scale = QUICK if asked.quick else replace(FULL, seeds=asked.seeds)
     folders = works_of(asked.works)
     every = [codecs.fit_within(read_picture(p), _SIDE) for paths in folders.values() for p in paths]
     photo = read_picture(pictures(asked.photos)[0])
@@ -381,10 +383,10 @@ def main(words: Sequence[str] | None = None) -> int:
     with ProcessPoolExecutor(asked.jobs) as pool:
         starts = dict(zip(folders, pool.map(start_of, [asked.works / artist for artist in folders]), strict=True))
         seeds, jobs = range(scale.seeds), [(artist, asked.works / artist, starts[artist]) for artist in folders]
-        told = list(
-            pool.map(_hold, [(*job, seed, half, scale.steps, None) for seed in seeds for job in jobs for half in (0, 1)])
-        )
-        fitted = list(pool.map(_hold, [(*job, 0, half, scale.overfit_steps, 1.0) for job in jobs for half in (0, 1)]))
+        rounds = [(asked.cache, *job, seed, half, scale.steps, None) for seed in seeds for job in jobs for half in (0, 1)]
+        told = list(pool.map(_hold, rounds))
+        wild = [(asked.cache, *job, 0, half, scale.overfit_steps, 1.0) for job in jobs for half in (0, 1)]
+        fitted = list(pool.map(_hold, wild))
     overfit = membership(fitted, 0)
     print(f"control, overfitted: AUC {overfit.value:.2f} ({overfit.low:.2f} to {overfit.high:.2f})", flush=True)
     tried = inverted(every, scale)
@@ -406,10 +408,18 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _hold(job: tuple[str, Path, Code, int, int, int, float | None]) -> Told:
-    told = hold(*job)
-    print(".", end="", flush=True, file=sys.stderr)
-    return told
+def _hold(job: tuple[Path, str, Path, Code, int, int, int, float | None]) -> Told:
+    """A round, unless it was held before: a bench that was interrupted goes on."""
+    cache, artist, folder, code, seed, half, steps, rate = job
+    kept = cache / f"{artist}-{seed}-{half}-{steps}-{rate}.npz"
+    if not kept.exists():
+        told = hold(artist, folder, code, seed, half, steps, rate)
+        cache.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, updates=told.updates, scores=told.scores, is_member=told.is_member)
+        write_atomic(kept, buffer.getvalue())
+    with np.load(kept) as found:
+        return Told(artist, seed, half, found["updates"], found["scores"], found["is_member"])
 
 
 def start_of(folder: Path) -> Code:
@@ -481,6 +491,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--works", type=Path, required=True, help="a folder for each artist")
     add("--photos", type=Path, required=True, help="public photos, for the controls")
     add("--out", type=Path, default=ROOT / "scripts" / "results")
+    add("--cache", type=Path, default=ROOT / "build" / "privacy", help="rounds that were held; an interrupted bench goes on")
+    add("--seeds", type=int, default=FULL.seeds, help="splits of each artist's works; five of 45 works make 210 pairs")
     add("--jobs", type=int, default=2, help="processes")
     add("--quick", action="store_true", help="whether it runs, and no figure to be quoted")
     return parser.parse_args(words)

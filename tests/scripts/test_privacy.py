@@ -155,7 +155,7 @@ def test_if_a_control_fails_the_figures_are_said_to_say_nothing(
             name.write_bytes(pictures.encoded(pictures.shapes((160, 160), seed=number), "PNG"))
     monkeypatch.setattr(privacy, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(privacy, "start_of", lambda _folder: np.zeros(3, np.float32))
-    monkeypatch.setattr(privacy, "_hold", lambda job: told([[1.0, 0.0]] * 5, job[0], job[4]))
+    monkeypatch.setattr(privacy, "_hold", lambda job: told([[1.0, 0.0]] * 5, job[1], job[5]))
     monkeypatch.setattr(privacy, "membership", lambda _told, _row: AUC)
     monkeypatch.setattr(privacy, "controls", lambda _photo: {"read off": dense, "optimised": 30.0})
     one = [Inverted(1, row, 11.0, 0, 0.5, 0.1) for row in privacy.ROWS]
