@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -113,18 +113,22 @@ def ask(grid: Grid, this: ThisRound, asker: Asker, nodes: list[int], deadline: f
     sent.to(nodes)
     started = time.monotonic()
     while sent.pending or sent.lost:
-        taken = _take_one(grid, sent.pending)
-        if taken is not None:
-            if not (taken[1] is not None and sent.asks_again(taken[0], taken[1])):
-                asker.take(*taken, time.monotonic() - started)
-        elif time.time() < deadline:
-            for node_id in sent.look_for_the_lost():
-                asker.miss(node_id, "node-failed", time.monotonic() - started)
+        came = 0
+        for message_id in list(sent.pending):
+            for node_id, message in _fetched(grid, sent.pending, message_id):
+                came += 1
+                if message is None or not sent.asks_again(node_id, message):
+                    asker.take(node_id, message, time.monotonic() - started)
+        if time.time() >= deadline:
+            if not came:  # only then: what is in at the deadline is in
+                break
+            continue
+        for node_id in sent.look_for_the_lost():
+            asker.miss(node_id, "node-failed", time.monotonic() - started)
+        if sent.pending or sent.lost:
             outstanding = f"{len(sent.pending)} outstanding, {len(sent.lost)} lost on the way"
             this.report("training", f"{asker.progress()}, {outstanding}, waiting up to {deadline - time.time():.0f} s")
-            time.sleep(POLL_S)
-        else:  # only here: what is in at the deadline is in
-            break
+            time.sleep(POLL_S)  # after a look at everybody, so that a thousand who are slow do not keep a processor busy
     for node_id in (*sent.pending.values(), *sent.lost):
         asker.miss(node_id, "no-answer", this.policy.deadline_s)
 
@@ -198,21 +202,18 @@ class _Sent:
         return given_up
 
 
-def _take_one(grid: Grid, pending: dict[str, int]) -> tuple[int, Message | None] | None:
-    """One reply, if any is there, or None in its place if what came cannot be read as one.
+def _fetched(grid: Grid, pending: dict[str, int], message_id: str) -> Iterator[tuple[int, Message | None]]:
+    """The reply to a message, if it is there, or None in its place if what came cannot be read as one.
 
-    Replies are fetched singly, so that only one is ever held and a bad one costs nobody but its sender. Whoever was looked at
-    in vain goes to the end of the line, so that with many nodes each look does not begin with all those who are slow.
+    Replies are fetched singly, so that only one is ever held and a bad one costs nobody but its sender.
     """
-    for message_id in list(pending):
-        try:
-            messages = list(grid.pull_messages([message_id]))
-        except (httpx.HTTPError, OSError):  # the way to the SuperLink, and no node's doing
-            raise
-        except Exception as error:  # noqa: BLE001 - Flower builds what a node sent without checking it, and raises anything
-            _log.info("what node %d sent cannot be read: %s", pending[message_id], type(error).__name__)
-            return pending.pop(message_id), None
-        for message in messages:
-            return pending.pop(message_id), message
-        pending[message_id] = pending.pop(message_id)
-    return None
+    try:
+        messages = list(grid.pull_messages([message_id]))
+    except (httpx.HTTPError, OSError):  # the way to the SuperLink, and no node's doing
+        raise
+    except Exception as error:  # noqa: BLE001 - Flower builds what a node sent without checking it, and raises anything
+        _log.info("what node %d sent cannot be read: %s", pending[message_id], type(error).__name__)
+        yield pending.pop(message_id), None
+        return
+    for message in messages[:1]:
+        yield pending.pop(message_id), message

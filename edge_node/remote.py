@@ -287,7 +287,8 @@ def _exchange(
     except (OSError, http.client.HTTPException, socket.timeout) as error:  # noqa: UP041 - said for the reader
         raise NoCoordinatorError(
             f"nobody answers at {host}:{port}",
-            advice="Check the address and your network, and ask whether the coordinator is running.",
+            advice="Check the address and your network, and ask whether the coordinator is running. If it moved, follow it "
+            "with: sfumato move HOST:PORT",
         ) from error
     finally:
         line.hang_up()
