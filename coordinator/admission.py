@@ -146,9 +146,7 @@ class Terms:
         return 2 * compression.max_bytes(self.layout, self.keep)
 
 
-def admit(  # noqa: C901 - one branch per numbered check
-    update: Update, terms: Terms, enrolled: bytes, *, has_answered: bool
-) -> Verdict:
+def admit(update: Update, terms: Terms, enrolled: bytes, *, has_answered: bool) -> Verdict:
     """Checks 1 to 7; the first half of check 1 is the translator's.
 
     Args:
@@ -160,14 +158,10 @@ def admit(  # noqa: C901 - one branch per numbered check
     # 1.
     if len(update.payload) > terms.payload_max_bytes:
         return Rejected("too-large")
-    # 2.
-    if not _is_signed(update.statement, update.signature, enrolled):
-        return Rejected("signature")
-    # 3.
-    if update.federation != terms.federation or update.round != terms.round:
-        return Rejected("another-round")
-    if update.policy != terms.policy:
-        return Rejected("another-policy")
+    # 2, 3.
+    foreign = _foreign(update, terms, enrolled)
+    if foreign is not None:
+        return foreign
     if not 1 <= update.steps <= terms.steps:
         return Rejected("too-many-steps")
     # 4.
@@ -206,23 +200,22 @@ def admit_part(part: VeiledPart, terms: Terms, enrolled: bytes, wanted: Part, lo
     # 1.
     if len(part.payload) > (longest if part.part == wanted else _REFUSAL_MAX_BYTES):
         return Rejected("too-large")
-    # 2.
-    if not _is_signed(part.statement, part.signature, enrolled):
-        return Rejected("signature")
-    # 3.
-    if part.federation != terms.federation or part.round != terms.round:
-        return Rejected("another-round")
-    if part.policy != terms.policy:
-        return Rejected("another-policy")
+    # 2, 3.
+    foreign = _foreign(part, terms, enrolled)
+    if foreign is not None:
+        return foreign
     # 4.
     if part.part == "refused":
         return Rejected("veil-refused")
     return None if part.part == wanted else Rejected("another-step")
 
 
-def _is_signed(statement: bytes, signature: bytes, enrolled: bytes) -> bool:
+def _foreign(said: Update | VeiledPart, terms: Terms, enrolled: bytes) -> Rejected | None:
+    """Whether it is another's, or of another round or policy."""
     try:
-        Ed25519PublicKey.from_public_bytes(enrolled).verify(signature, statement)
+        Ed25519PublicKey.from_public_bytes(enrolled).verify(said.signature, said.statement)
     except (InvalidSignature, ValueError):
-        return False
-    return True
+        return Rejected("signature")
+    if said.federation != terms.federation or said.round != terms.round:
+        return Rejected("another-round")
+    return None if said.policy == terms.policy else Rejected("another-policy")

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from export.invite import SERVICE
+
 if TYPE_CHECKING:
     from zeroconf import Zeroconf
 
-SERVICE: Final = "_sfumato._tcp.local."
 VERSION: Final = {"v": "1"}
 
 _log = logging.getLogger(__name__)

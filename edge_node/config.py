@@ -44,7 +44,7 @@ class Config:
     renew_steps: int = 40
     poll_s: float = 10.0
     discovery: bool = True
-    clip_max: float = 10.0
+    clip_max: float = 1.0
     steps_max: int = 5000
     private_epsilon: float = 0.0
     private_delta: float = 1e-5

@@ -34,12 +34,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from edge_node import remote
 from edge_node.errors import NoCoordinatorError
 from export.errors import NotConfiguredError, SfumatoError
-from export.invite import Invite
+from export.invite import SERVICE, Invite
 
 if TYPE_CHECKING:
     from zeroconf import DNSRecord  # type: ignore[attr-defined]  # documented, but not in its __all__
 
-SERVICE: Final = "_sfumato._tcp.local."
 TEXT: Final = b"\x03v=1"
 """One string of three bytes (RFC 6763, section 6.1)."""
 

@@ -324,12 +324,12 @@ class RoundTraining:
         if assignment.layout_digest != layout.digest:
             raise RefusedError("the body has another layout than this kind of art", advice="Update Sfumato.")
         state.load_inplace(pupil.net, layout.unflatten(assignment.body))
-        before, after, spent = self._fit(pupil, assignment, policy)
+        fitted = self._fit(pupil, assignment, policy)
         return_freed_memory()  # this process now waits for the next round
         tensors = {name: tensor.numpy() for name, tensor in pupil.net.state_dict().items()}
         if not all(np.isfinite(array).all() for array in tensors.values()):
             raise training.DivergedError("the training left numbers that are not finite")
-        trained = guard.Trained(tensors, before, after, policy.steps)
+        trained = guard.Trained(tensors, fitted.loss_before, fitted.loss_after, fitted.steps)
         residual = residual if residual is not None else np.zeros(layout.size, np.float32)
         sealed = self._sealed(assignment, policy, trained, layout, residual)
         now = RoundState(
@@ -339,7 +339,7 @@ class RoundTraining:
             moments={name: {k: v.numpy() for k, v in seen.items()} for name, seen in pupil.moments.seen.items()},
             residual=sealed.residual,
             update=sealed.update,
-            entry={**sealed.entry, **({} if spent is None else {"epsilon": spent})},
+            entry={**sealed.entry, **({} if fitted.spent is None else {"epsilon": fitted.spent})},
         )
         with styles.writing(self._home):  # which whoever learns the style anew holds, too
             if material != self._material():
@@ -347,12 +347,12 @@ class RoundTraining:
                     "the works were changed during the round", advice="The next round learns from what is there."
                 )
             round_state.save(self._home.round_file, now)
-            if spent is None:  # else what was trained is the working code, and the artist's stays as it is
+            if fitted.spent is None:  # else what was trained is the working code, and the artist's stays as it is
                 self._save_code(pupil)
         return self._answer(now)
 
-    def _fit(self, pupil: _Pupil, assignment: Assignment, policy: Policy) -> tuple[float, float, float | None]:
-        """Train; gives the loss before and after, and what is spent of the privacy budget if one is kept.
+    def _fit(self, pupil: _Pupil, assignment: Assignment, policy: Policy) -> _Fitted:
+        """Train, within the privacy budget if one is kept.
 
         Raises:
             BudgetSpentError: it is spent. It is charged before anything is made.
@@ -362,13 +362,14 @@ class RoundTraining:
             policy.steps, first_step=assignment.round * policy.steps, rate_scale=_ROUND_RATE, shared_scale=_BODY_RATE
         )
         if budget.is_kept(self._config):
-            return 0.0, 0.0, self._fit_privately(pupil, assignment, plan)  # a loss would tell of the works, without a bound
+            spent = self._fit_privately(pupil, assignment, plan)
+            return _Fitted(0.0, 0.0, plan.steps, spent)  # a loss would tell of the works, without a bound
         losses: list[float] = []
         after = training.fit(
             pupil.net, pupil.modality, pupil.lessons, plan, lambda _step, loss: losses.append(loss), pupil.moments
         )
         first = losses[: max(1, len(losses) // 10)]
-        return sum(first) / len(first) if first else math.nan, after, None
+        return _Fitted(sum(first) / len(first) if first else math.nan, after, len(losses), None)
 
     def _fit_privately(self, pupil: _Pupil, assignment: Assignment, plan: training.Plan) -> float:
         rows = len(pupil.modality.codes(pupil.net))
@@ -452,6 +453,22 @@ class RoundTraining:
     def _save_code(self, pupil: _Pupil) -> None:
         metadata = {"modality": pupil.modality.name}
         write_atomic(_code_file(self._home), weights.pack({"code": pupil.code()}, metadata), mode=0o600)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """What a round's training came to.
+
+    Attributes:
+        loss_before, loss_after: as in an update.
+        steps: that were made.
+        spent: of the privacy budget, if one is kept.
+    """
+
+    loss_before: float
+    loss_after: float
+    steps: int
+    spent: float | None
 
 
 def _named(of: Ready | VeiledStep) -> tuple[str, int, str]:

@@ -19,6 +19,9 @@ from typing import Final, Self
 
 from export.errors import UsageError
 
+SERVICE: Final = "_sfumato._tcp.local."
+"""How a coordinator is looked for on the local network (RFC 6763)."""
+
 _VERSION: Final = 1
 _FINGERPRINT_BYTES, _SECRET_BYTES, _CHECKSUM_BYTES = 16, 10, 2
 _CODE_BYTES: Final = 1 + _FINGERPRINT_BYTES + _SECRET_BYTES + _CHECKSUM_BYTES

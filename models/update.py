@@ -151,7 +151,7 @@ class Update:
             "loss-after": self.loss_after,
             "steps": self.steps,
         }
-        return _STATEMENT + json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+        return _said(_STATEMENT, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +223,13 @@ class VeiledPart:
             "part": self.part,
             "payload": hashlib.sha256(self.payload).hexdigest(),
         }
-        return _PART_STATEMENT + json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+        return _said(_PART_STATEMENT, said)
 
 
 Asked: TypeAlias = Assignment | VeiledStep
 Answered: TypeAlias = Update | Declined | VeiledPart
+
+
+def _said(purpose: bytes, said: Mapping[str, object]) -> bytes:
+    """One byte string for what is said, for one purpose."""
+    return purpose + json.dumps(said, sort_keys=True, separators=(",", ":")).encode()

@@ -54,6 +54,7 @@ USUAL: Final = Policy("bench", 1, "")
 MATERIAL: Final = ROOT / "scripts" / "material" / "photos"
 PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp")
 _GATYS: Final = "Gatys"
+_CLIP: Final = 10.0  # from random weights bodies move a hundred times as far as from a release
 # From random weights a body learns at the rate of the base training; a base is refined at the rates of a round.
 _RATES: Final = {"random": (0.5, 1.0), "base": (node_training._ROUND_RATE, node_training._BODY_RATE)}  # noqa: SLF001
 _SETTLING: Final = {"random": 1600, "base": 0}  # as the base training, and as a node
@@ -495,7 +496,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--judged-photos", type=int, default=6)
     add("--rate", type=float, help="scale of all learning rates; 0.5 from random weights, or as a round from a base")
     add("--body-rate", type=float, help="scale of the body's once more")
-    add("--clip", type=float, default=USUAL.clip, help="greatest norm of an update")
+    add("--clip", type=float, default=_CLIP, help="greatest norm of an update")
     add("--keep", type=float, default=1.0, help=f"share of an update that is sent, in 8 bits; 1 is all; usual is {USUAL.keep}")
     add("--server-momentum", type=float, default=CoordinatorConfig(name="bench").momentum, help="of the common body")
     add("--learn-steps", type=int, default=NodeConfig(artist="", style="").learn_steps, help="of a held-out artist's code")

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from coordinator.announce import announced  # noqa: E402
 from edge_node import discovery  # noqa: E402
+from export.invite import SERVICE  # noqa: E402
 
 NODE, COORDINATOR, PORT = "10.98.0.2", "10.98.0.1", 7443
 GROUP: Final = ("224.0.0.251", 5353)
@@ -44,9 +45,9 @@ def response(records: list[bytes], count: int | None = None) -> bytes:
 
 def announcement(digits: str, address: str, text: bytes = discovery.TEXT, port: int = 666) -> list[bytes]:
     """The records of an announcement as zeroconf would send it."""
-    instance, host = name_of(f"{digits}.{discovery.SERVICE}"), name_of(f"{digits}.local.")
+    instance, host = name_of(f"{digits}.{SERVICE}"), name_of(f"{digits}.local.")
     return [
-        record(name_of(discovery.SERVICE), 12, instance),
+        record(name_of(SERVICE), 12, instance),
         record(instance, 33, struct.pack(">HHH", 0, 0, port) + host),
         record(instance, 16, text),
         record(host, 1, socket.inet_aton(address)),
@@ -82,7 +83,7 @@ def hostile(dice: random.Random) -> bytes:  # noqa: C901 - one branch per kind
         return response([record(name_of(f"{digits}.local."), 1, b"\x7f", size=dice.choice([0, 1, 65535]))])
     if kind == 9:  # another's host
         own = announcement(digits, EVIL[0])
-        own[1] = record(name_of(f"{digits}.{discovery.SERVICE}"), 33, struct.pack(">HHH", 0, 0, 7) + name_of("victim.local."))
+        own[1] = record(name_of(f"{digits}.{SERVICE}"), 33, struct.pack(">HHH", 0, 0, 7) + name_of("victim.local."))
         return response(own)
     return response(announcement(digits, EVIL[0], port=0))
 

@@ -458,6 +458,27 @@ def set_clock(patch: pytest.MonkeyPatch, clock: Clock) -> None:
         patch.setattr(module, "time", clock)
 
 
+class Killed(BaseException):
+    """What a process feels of kill -9: nothing it could catch."""
+
+
+def stumbling(step: Callable[..., object], turn: int, when: str) -> Callable[..., object]:
+    """A step before or after whose so many-eth turn the process is killed."""
+    calls = 0
+
+    def stumble(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == turn and when == "before":
+            raise Killed
+        done = step(*arguments, **named)
+        if calls == turn and when == "after":
+            raise Killed
+        return done
+
+    return stumble
+
+
 def hold_rounds(patch: pytest.MonkeyPatch, home: CoordinatorHome, grid: SimulatedGrid, count: int = 1) -> None:
     """Hold rounds in simulated time."""
     set_clock(patch, Clock())

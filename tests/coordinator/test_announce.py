@@ -8,6 +8,7 @@ import pytest
 from coordinator.announce import announced
 from edge_node import discovery
 from edge_node.discovery import Address
+from export.invite import SERVICE
 
 
 @pytest.mark.parametrize("host", ["art.example.org", "203.0.113.7", "0.0.0.1", "fe80::1", "localhost", "255.255.255.255"])
@@ -73,4 +74,4 @@ def test_a_name_is_drawn_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None
     for info in told:
         digits = info.name.partition(".")[0]
         assert (info.server, info.port, info.text) == (f"{digits}.local.", 4433, discovery.TEXT)
-        assert info.type == discovery.SERVICE
+        assert info.type == SERVICE

@@ -142,7 +142,7 @@ def test_a_policy_that_was_published_says_its_own_version_whatever_the_draft_sai
 
 
 def test_the_file_is_left_as_it_was_signed(home: Home) -> None:
-    home.policy_file.write_bytes(home.policy_file.read_bytes().replace(b"clip = 10.0", b"clip = 5 # as we said in spring"))
+    home.policy_file.write_bytes(home.policy_file.read_bytes().replace(b"clip = 0.2", b"clip = 5 # as we said in spring"))
 
     signed = policies.publish(home)
 
@@ -150,7 +150,7 @@ def test_the_file_is_left_as_it_was_signed(home: Home) -> None:
     assert signed.policy.clip == 5
 
 
-@pytest.mark.parametrize("touch", [lambda raw: raw, lambda raw: raw + b"# a remark\n", lambda raw: raw.replace(b"10.0", b"10")])
+@pytest.mark.parametrize("touch", [lambda raw: raw, lambda raw: raw + b"# a remark\n", lambda raw: raw.replace(b"clip = 0.2", b"clip = 0.20")])
 def test_publishing_what_holds_already_changes_nothing(home: Home, touch: Callable[[bytes], bytes]) -> None:
     before, account, holds = published(home), lines(home), policies.current(home)
     home.policy_file.write_bytes(touch(home.policy_file.read_bytes()))
@@ -164,7 +164,7 @@ def test_publishing_what_holds_already_changes_nothing(home: Home, touch: Callab
 
 
 def test_going_back_to_what_an_earlier_policy_said_is_a_new_version(home: Home) -> None:
-    for clip in (5.0, 10.0):
+    for clip in (5.0, 0.2):
         rewrite(home, clip=clip)
         policies.publish(home)
 
@@ -340,7 +340,7 @@ def test_a_draft_that_is_gone_is_told_with_where_the_published_ones_lie(home: Ho
     [
         (lambda _raw: b"\xff", "cannot be read"),
         (lambda raw: raw + b"steps = 3\n", "cannot be read"),
-        (lambda raw: raw.replace(b"clip = 10.0", b"clip = 0.0"), r"has clip = 0\.0; allowed is 0\.001 to 10000"),
+        (lambda raw: raw.replace(b"clip = 0.2", b"clip = 0.0"), r"has clip = 0\.0; allowed is 0\.001 to 10000"),
         (lambda raw: raw.replace(b"clip", b"klip"), "has an unknown key 'klip'"),
         (lambda raw: raw.replace(b'"open"', b'"veiled"'), "is veiled, which takes minimum_nodes = 5 or more"),
         (lambda _raw: b"", "lacks a value"),
@@ -457,7 +457,7 @@ def by_another_key(_home: Home) -> bytes:
 @pytest.mark.parametrize(
     ("tamper", "reason"),
     [
-        (plainly(lambda plain: {**plain, "policy": plain["policy"].replace("10.0", "90.0")}), "not signed by 'guild'"),
+        (plainly(lambda plain: {**plain, "policy": plain["policy"].replace("clip = 0.2", "clip = 9.0")}), "not signed by 'guild'"),
         (plainly(lambda plain: {**plain, "signatures": '{"signatures":{}}'}), "not signed by 'guild'"),
         (plainly(lambda plain: {**plain, "signatures": ""}), "signature file cannot be read"),
         (plainly(lambda plain: {"policy": plain["policy"]}), "policy 1 cannot be read"),

@@ -25,7 +25,7 @@ from export.signing import VerifiedRelease
 from models import codecs, wire
 from models.update import Arrays, Declined, DeclineReason, Flat
 from tests import releases, simulators
-from tests.simulators import Clock, CoordinatorHome, Objects, SimulatedGrid, hold_rounds, honest
+from tests.simulators import Clock, CoordinatorHome, Killed, Objects, SimulatedGrid, hold_rounds, honest, stumbling
 
 
 @pytest.fixture
@@ -312,10 +312,6 @@ def test_a_last_movement_that_is_not_known_any_more_is_none(
 # --- Killed and begun again ----------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """What a process feels of kill -9: nothing it could catch."""
-
-
 def go_on(patch: pytest.MonkeyPatch, hub: CoordinatorHome, grid: SimulatedGrid) -> None:
     """Another process, which finds the rounds that were asked for and did not end."""
     simulators.set_clock(patch, Clock())
@@ -360,20 +356,8 @@ def test_a_process_killed_at_any_step_is_followed_by_one_that_makes_the_same_bod
     kills = 0
 
     for turn in range(1, 400):
-        calls = 0
-
-        def stumble(*arguments: object, turn: int = turn, **named: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls == turn and when == "before":
-                raise Killed
-            done = step(*arguments, **named)
-            if calls == turn and when == "after":
-                raise Killed
-            return done
-
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, stumble)
+            patch.setattr(owner, name, stumbling(step, turn, when))
             try:
                 go_on(patch, hub, grid)
                 break

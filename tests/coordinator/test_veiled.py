@@ -2,7 +2,6 @@
 
 import pkgutil
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from export.signing import VerifiedRelease
 from models import masking, wire
 from models.update import Asked, Assignment, Flat, VeiledStep
 from tests import simulators
-from tests.simulators import Clock, CoordinatorHome, SimulatedGrid, VeiledNode, hold_rounds
+from tests.simulators import Clock, CoordinatorHome, Killed, SimulatedGrid, VeiledNode, hold_rounds, stumbling
 
 CLIP = 0.05
 NODES = 7
@@ -214,10 +213,6 @@ def test_a_sum_beyond_what_the_clip_allows_is_thrown_away_whole(
 # --- Killed and begun again ----------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """What a process feels of kill -9: nothing it could catch."""
-
-
 PLACES = (
     "coordinator.store.Store.add_part",
     "coordinator.store.Store.add_answer",
@@ -227,23 +222,6 @@ PLACES = (
     "edge_node.veil._save",
     "export.ledger.Ledger.append",
 )
-
-
-def stumbling(step: Callable[..., object], turn: int, when: str) -> Callable[..., object]:
-    """A step in whose so many-eth turn the process is killed."""
-    calls = 0
-
-    def stumble(*arguments: object, **named: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == turn and when == "before":
-            raise Killed
-        done = step(*arguments, **named)
-        if calls == turn and when == "after":
-            raise Killed
-        return done
-
-    return stumble
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -13,12 +13,12 @@ from coordinator.announce import announced
 from coordinator.endpoint import create_endpoint
 from edge_node import discovery, membership
 from edge_node.config import Home
-from edge_node.discovery import SERVICE, TEXT, Address, Location, Record, Service, Text, sift
+from edge_node.discovery import TEXT, Address, Location, Record, Service, Text, sift
 from edge_node.errors import NoCoordinatorError, NotJoinedError, WrongCoordinatorError
 from edge_node.membership import Membership
 from export import settings
 from export.errors import NotConfiguredError
-from export.invite import Invite, InviteError
+from export.invite import SERVICE, Invite, InviteError
 from export.processes import free_port
 from export.signing import VerifiedRelease
 from tests import simulators

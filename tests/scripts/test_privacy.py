@@ -157,14 +157,12 @@ def test_if_a_control_fails_the_figures_are_said_to_say_nothing(
     monkeypatch.setattr(privacy, "start_of", lambda _folder: np.zeros(3, np.float32))
     monkeypatch.setattr(privacy, "_hold", lambda job: told([[1.0, 0.0]] * 5, job[1], job[5]))
     monkeypatch.setattr(privacy, "membership", lambda _told, _row: AUC)
-    monkeypatch.setattr(privacy, "controls", lambda _photo: {"read off": dense, "optimised": 30.0})
+    monkeypatch.setattr(privacy, "controls", lambda _work: {"read off": dense, "optimised": 30.0})
     one = [Inverted(1, row, 11.0, 0, 0.5, 0.1) for row in privacy.ROWS]
     monkeypatch.setattr(privacy, "inverted", lambda _every, _scale: one)
     works = str(tmp_path / "works")
 
-    ended = privacy.main(
-        ["--works", works, "--photos", str(tmp_path / "works" / "ada"), "--out", str(tmp_path / "out"), "--quick"]
-    )
+    ended = privacy.main(["--works", works, "--out", str(tmp_path / "out"), "--quick"])
 
     assert ended == code
     assert ("the figures above say nothing" in capsys.readouterr().err) == bool(code)
