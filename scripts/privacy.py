@@ -384,11 +384,10 @@ def main(words: Sequence[str] | None = None) -> int:
         starts = dict(zip(folders, pool.map(start_of, [asked.works / artist for artist in folders]), strict=True))
         seeds, jobs = range(scale.seeds), [(artist, asked.works / artist, starts[artist]) for artist in folders]
         rounds = [(asked.cache, *job, seed, half, scale.steps, None) for seed in seeds for job in jobs for half in (0, 1)]
-        told = list(pool.map(_hold, rounds))
         wild = [(asked.cache, *job, seed, 0, scale.overfit_steps, 1.0) for seed in range(min(2, scale.seeds)) for job in jobs]
-        fitted = list(pool.map(_hold, wild))
-    overfit = membership(fitted, 0)
-    print(f"control, overfitted: AUC {overfit.value:.2f} ({overfit.low:.2f} to {overfit.high:.2f})", flush=True)
+        overfit = membership(list(pool.map(_hold, wild)), 0)
+        print(f"control, overfitted: AUC {overfit.value:.2f} ({overfit.low:.2f} to {overfit.high:.2f})", flush=True)
+        told = list(pool.map(_hold, rounds))
     tried = inverted(every, scale)
     rows = [
         Row(name, [one for one in tried if one.row == name], membership(told, i), attribution(told, i))

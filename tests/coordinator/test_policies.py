@@ -150,7 +150,9 @@ def test_the_file_is_left_as_it_was_signed(home: Home) -> None:
     assert signed.policy.clip == 5
 
 
-@pytest.mark.parametrize("touch", [lambda raw: raw, lambda raw: raw + b"# a remark\n", lambda raw: raw.replace(b"clip = 0.2", b"clip = 0.20")])
+@pytest.mark.parametrize(
+    "touch", [lambda raw: raw, lambda raw: raw + b"# a remark\n", lambda raw: raw.replace(b"clip = 0.2", b"clip = 0.20")]
+)
 def test_publishing_what_holds_already_changes_nothing(home: Home, touch: Callable[[bytes], bytes]) -> None:
     before, account, holds = published(home), lines(home), policies.current(home)
     home.policy_file.write_bytes(touch(home.policy_file.read_bytes()))
@@ -457,7 +459,10 @@ def by_another_key(_home: Home) -> bytes:
 @pytest.mark.parametrize(
     ("tamper", "reason"),
     [
-        (plainly(lambda plain: {**plain, "policy": plain["policy"].replace("clip = 0.2", "clip = 9.0")}), "not signed by 'guild'"),
+        (
+            plainly(lambda plain: {**plain, "policy": plain["policy"].replace("clip = 0.2", "clip = 9.0")}),
+            "not signed by 'guild'",
+        ),
         (plainly(lambda plain: {**plain, "signatures": '{"signatures":{}}'}), "not signed by 'guild'"),
         (plainly(lambda plain: {**plain, "signatures": ""}), "signature file cannot be read"),
         (plainly(lambda plain: {"policy": plain["policy"]}), "policy 1 cannot be read"),
