@@ -1,12 +1,13 @@
 """What updates give away, measured: inversion, membership, and who made them, on the real model with defences off and on.
 
-    scripts/bench privacy --works DIR            # half an hour on two cores
+    scripts/bench privacy --works DIR            # three quarters of an hour on two cores
     scripts/bench privacy --works DIR --quick    # some minutes: whether it runs, and no figure to be quoted
 
 DIR holds a folder of works for each artist. Nodes train a round from the base of the kiosk tier as the program does, and what
 leaves goes through the program's own guard. The attacker knows all but the works: the base, the photos, the seed of the
 lessons, the private code. Rows are the update as it would be without any defence; clipped; as it leaves by default (clipped,
-the largest twentieth of its numbers, eight bits each); and that with noise of 10 and of 100 % of its own length in the policy.
+the largest twentieth of its numbers, eight bits each); that with noise of 10 and of 100 % of its own length in the policy; and
+the sum of all artists' updates, which is all that a veiled round shows.
 
 Each attack is first shown to work where it must: the same code rebuilds a work from a small dense network's gradient, both
 ways; the same membership score tells the one work of a node whose body was let loose on it. If a control fails, the bench says
@@ -42,7 +43,7 @@ from edge_node.ingest import read_picture  # noqa: E402
 from export import backbones, base, release  # noqa: E402
 from export.files import write_atomic  # noqa: E402
 from export.policy import Policy  # noqa: E402
-from models import codecs, compression, privacy, state, training  # noqa: E402
+from models import codecs, compression, masking, privacy, state, training  # noqa: E402
 from models.contract import Work  # noqa: E402
 from models.modalities import style  # noqa: E402
 from models.perceptual import Moments, moments  # noqa: E402
@@ -55,6 +56,7 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 
 TIER: Final = "style-kiosk"
 ROWS: Final = ("nothing", "clip", "default", "noise 10 %", "noise 100 %")
+VEILED: Final = "veiled"
 RECOVERED_DB: Final = 20.0
 AUC_GOAL: Final = 0.60
 _SIDE: Final = 480
@@ -71,17 +73,19 @@ class Scale:
         seeds: splits of each artist's works.
         steps: of a node's round.
         inversions: works at once → steps of the attack.
+        veiled_steps: of the attack on a sum.
         overfit_steps: of the membership control.
     """
 
     seeds: int
     steps: int
     inversions: Mapping[int, int]
+    veiled_steps: int
     overfit_steps: int
 
 
-FULL: Final = Scale(5, 30, {1: 150, 8: 40, 32: 12}, 120)
-QUICK: Final = Scale(1, 3, {1: 3}, 6)
+FULL: Final = Scale(5, 30, {1: 150, 8: 40, 32: 12}, 30, 120)
+QUICK: Final = Scale(1, 3, {1: 3}, 2, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ class Told:
         updates: (rows, size) float32.
         scores: (rows, members and others) how much nearer to each work the body came.
         is_member: (members and others,).
+        code: the private code after the round.
     """
 
     artist: str
@@ -101,6 +106,7 @@ class Told:
     updates: npt.NDArray[np.float32]
     scores: Doubles
     is_member: npt.NDArray[np.bool_]
+    code: Code
 
 
 # --- Rounds, as a node holds them ----------------------------------------------------------------------------------------
@@ -155,17 +161,47 @@ def hold(artist: str, folder: Path, code: Code, seed: int, half: int, steps: int
     with the body let loose at the rate that is given.
     """
     torch.set_num_threads(1)
-    works = [codecs.fit_within(read_picture(path), _SIDE) for path in pictures(folder)]
+    works = works_in(folder)
     members = halves(len(works), seed)[half] if body_rate is None else [seed % len(works)]
     pupil, movement = round_of([works[i] for i in members], code, 100 * seed + half, steps, body_rate)
-    layout, source = state.body_layout(pupil.modality), base.load(TIER)
-    start = layout.flatten(release.body_of(source))
-    length = privacy.norm(movement)
-    sent = np.stack([let_out(movement, layout, asked, seed) for asked in policies(length).values()])
-    targets = [target_of(work) for work in works]
+    layout = state.body_layout(pupil.modality)
+    sent = np.stack([let_out(movement, layout, asked, seed) for asked in policies(privacy.norm(movement)).values()])
+    scores = nearer(pupil, layout, sent, works)
+    return Told(artist, seed, half, sent, scores, np.isin(np.arange(len(works)), members), pupil.code())
+
+
+def summed(told: Sequence[Told]) -> npt.NDArray[np.float32]:
+    """What a veiled round of some nodes shows, by the program's own rounding: their sum and no more."""
+    movements = [one.updates[0] for one in told]
+    clip = max(map(privacy.norm, movements))
+    rng = np.random.default_rng(told[0].seed)
+    words = [masking.encode(movement, clip, len(told), rng) for movement in movements]
+    total = np.add.reduce(words, dtype=words[0].dtype)
+    return masking.decode_sum(total, clip, len(told), len(told)).astype(np.float32)
+
+
+def hold_veiled(folder: Path, one: Told, total: npt.NDArray[np.float32]) -> Told:
+    """The same round, of which only the sum was seen."""
+    torch.set_num_threads(1)
+    works = works_in(folder)
+    members = [works[i] for i in np.flatnonzero(one.is_member)]
+    pupil = node_training._Pupil.of(  # noqa: SLF001 - the very one
+        base.load(TIER), members, one.code, rehearses=True, seed=100 * one.seed + one.half
+    )
+    scores = nearer(pupil, state.body_layout(pupil.modality), total[None], works)
+    return replace(one, updates=total[None], scores=scores)
+
+
+def nearer(pupil: Any, layout: Layout, sent: npt.NDArray[np.float32], works: Sequence[Work]) -> Doubles:
+    """(updates, works) how much nearer each update takes the body to each work."""
+    start, targets = layout.flatten(release.body_of(base.load(TIER))), [target_of(work) for work in works]
     before = distances(pupil, layout, start, targets)
-    scores = np.stack([before - distances(pupil, layout, start + one, targets) for one in sent])
-    return Told(artist, seed, half, sent, scores, np.isin(np.arange(len(works)), members))
+    return np.stack([before - distances(pupil, layout, start + one, targets) for one in sent])
+
+
+def works_in(folder: Path) -> list[Work]:
+    """An artist's works, at the size they are learned from."""
+    return [codecs.fit_within(read_picture(path), _SIDE) for path in pictures(folder)]
 
 
 # --- Membership ----------------------------------------------------------------------------------------------------------
@@ -213,21 +249,25 @@ class Auc:
     pairs: int
 
 
-def auc_of(members: Sequence[Doubles], others: Sequence[Doubles], seed: int = 0) -> Auc:
+def auc_of(members: Sequence[Doubles], others: Sequence[Doubles], splits: Sequence[object] = (), seed: int = 0) -> Auc:
     """Within each training, since what is near to one artist's body is another matter; then over all of them.
 
     Args:
         members: scores of each training's members.
         others: of as many trainings' other works.
+        splits: which trainings are drawn together, as those on two halves are: each one's members are the other's others.
+            Each by itself if left out.
         seed: of the draws.
     """
-    each = [np.mean([(m > o) + 0.5 * (m == o) for m in ms for o in os]) for ms, os in zip(members, others, strict=True)]
+    each = np.array([_area(ms, os) for ms, os in zip(members, others, strict=True)])
     weights = np.array([min(len(ms), len(os)) for ms, os in zip(members, others, strict=True)], np.float64)
-    rng = np.random.default_rng(seed)
-    drawn = []
+    drawn_together: dict[object, list[int]] = {}
+    for i, split in enumerate(splits or range(len(each))):
+        drawn_together.setdefault(split, []).append(i)
+    groups, rng, drawn = list(drawn_together.values()), np.random.default_rng(seed), []
     for _ in range(_DRAWS):
-        at = rng.integers(len(each), size=len(each))
-        drawn.append(np.average(np.array(each)[at], weights=weights[at]))
+        at = [i for group in rng.integers(len(groups), size=len(groups)) for i in groups[group]]
+        drawn.append(np.average(each[at], weights=weights[at]))
     low, high = np.quantile(drawn, [0.025, 0.975])
     centred = [(ms - os.mean(), os - os.mean()) for ms, os in zip(members, others, strict=True)]
     least = np.quantile(np.concatenate([o for _, o in centred]), 0.99)
@@ -235,9 +275,37 @@ def auc_of(members: Sequence[Doubles], others: Sequence[Doubles], seed: int = 0)
     return Auc(float(np.average(each, weights=weights)), float(low), float(high), told, int(weights.sum()))
 
 
+def _area(members: Doubles, others: Doubles) -> float:
+    """Share of pairs in which the member's score is higher; a tie counts half."""
+    return float(np.mean((members[:, None] > others) + 0.5 * (members[:, None] == others)))
+
+
 def membership(told: Sequence[Told], row: int) -> Auc:
-    """The threshold attack on one row."""
-    return auc_of([one.scores[row][one.is_member] for one in told], [one.scores[row][~one.is_member] for one in told])
+    """The threshold attack on one row: what the body came nearer to was among the works."""
+    return _auc_of([one.scores[row] for one in told], told)
+
+
+def calibrated(told: Sequence[Told], row: int) -> Auc:
+    """The same with each work held against itself: how much nearer the body came than bodies do that were trained on other
+    works of the artist, since some works are easy to come near to (difficulty calibration, Watson et al. 2022, section 3). The
+    attacker has trained those.
+    """
+    return _auc_of([_held_against_itself(one, told, row) for one in told], told)
+
+
+def _auc_of(scores: Sequence[Doubles], told: Sequence[Told]) -> Auc:
+    members = [score[one.is_member] for score, one in zip(scores, told, strict=True)]
+    others = [score[~one.is_member] for score, one in zip(scores, told, strict=True)]
+    return auc_of(members, others, [(one.artist, one.seed) for one in told])
+
+
+def _held_against_itself(one: Told, told: Sequence[Told], row: int) -> Doubles:
+    """(works,) scores, less the mean of those by the trainings that did not see the work."""
+    shadows = [other for other in told if other.artist == one.artist and other is not one]
+    scores = np.stack([other.scores[row] - other.scores[row].mean() for other in shadows])
+    unseen = np.stack([~other.is_member for other in shadows])
+    usual = np.sum(scores * unseen, axis=0) / np.maximum(unseen.sum(axis=0), 1)
+    return np.asarray(one.scores[row] - usual)
 
 
 # --- Attribution ---------------------------------------------------------------------------------------------------------
@@ -306,7 +374,8 @@ class Inverted:
 def invert(works: Sequence[Work], candidates: Sequence[Work], steps: int, rows: Sequence[str], seed: int) -> list[Inverted]:
     """Rebuild the works of one step's gradient, and look which candidates they are.
 
-    One step and not a round: nobody averages less than that. The defences are those of the row, relative to the gradient.
+    One step and not a round: nobody averages less than that. The defences are those of the row, relative to the gradient. In
+    the veiled row each work is another artist's, and what is seen is the sum of their gradients.
     """
     torch.set_num_threads(2)
     source = base.load(TIER)
@@ -328,15 +397,21 @@ def invert(works: Sequence[Work], candidates: Sequence[Work], steps: int, rows: 
         layers = [moments(layer) for layer in style._scales(frozen, guess)]  # noqa: SLF001
         return [Moments(layer.mean.mean(dim=0, keepdim=True), layer.covariance.mean(dim=0, keepdim=True)) for layer in layers]
 
-    truth = [Moments(t.mean[None], t.covariance[None]) for t in style._targets(frozen, works)]  # noqa: SLF001
-    plain = gradient_to(truth).detach().numpy().astype(np.float32)
+    def gradient_of(guess: Tensor) -> Tensor:
+        if rows == (VEILED,):
+            return torch.stack([gradient_to(statistics(one[None])) for one in guess]).sum(dim=0)
+        return gradient_to(statistics(guess))
+
+    pooled = [[work] for work in works] if rows == (VEILED,) else [works]
+    truths = [_batched(style._targets(frozen, one)) for one in pooled]  # noqa: SLF001 - the very measure
+    plain = torch.stack([gradient_to(truth) for truth in truths]).sum(dim=0).detach().numpy().astype(np.float32)
     shown = torch.stack([_square(work) for work in works])
     gradients = [gradient_to(_batched(target_of(work))).detach() for work in candidates]
     right = {i for i, work in enumerate(candidates) if any(work is own for own in works)}
     found = []
     for row in rows:
-        update = torch.from_numpy(let_out(plain, layout, policies(privacy.norm(plain))[row], seed))
-        rebuilt = inversion.rebuild(update, lambda guess: gradient_to(statistics(guess)), tuple(shown.shape), steps, seed)
+        update = torch.from_numpy(let_out(plain, layout, policies(privacy.norm(plain)).get(row), seed))
+        rebuilt = inversion.rebuild(update, gradient_of, tuple(shown.shape), steps, seed)
         best, _, _ = inversion.best_match(rebuilt.pictures, shown)
         recovered = sum(inversion.best_match(rebuilt.pictures, work[None])[0] > RECOVERED_DB for work in shown)
         told = len(right & set(_ranked(update, gradients)[: len(right)])) / len(right)
@@ -364,12 +439,13 @@ def _square(work: Work, side: int = 192) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What attackers got under some defences."""
+    """What attackers got under some defences; a sum is nobody's, so that none can be told to be somebody's."""
 
     name: str
     inverted: list[Inverted]
     membership: Auc
-    attribution: float
+    calibrated: Auc
+    attribution: float | None
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -384,19 +460,29 @@ def main(words: Sequence[str] | None = None) -> int:
         starts = dict(zip(folders, pool.map(start_of, [asked.works / artist for artist in folders]), strict=True))
         seeds, jobs = range(scale.seeds), [(artist, asked.works / artist, starts[artist]) for artist in folders]
         rounds = [(asked.cache, *job, seed, half, scale.steps, None) for seed in seeds for job in jobs for half in (0, 1)]
-        wild = [(asked.cache, *job, seed, 0, scale.overfit_steps, 1.0) for seed in range(min(2, scale.seeds)) for job in jobs]
-        overfit = membership(list(pool.map(_hold, wild)), 0)
-        print(f"control, overfitted: AUC {overfit.value:.2f} ({overfit.low:.2f} to {overfit.high:.2f})", flush=True)
+        wild = [(asked.cache, *job, seed, 0, scale.overfit_steps, 1.0) for seed in seeds for job in jobs]
+        fitted = list(pool.map(_hold, wild))
+        overfit = {"threshold": membership(fitted, 0), "calibrated": calibrated(fitted, 0)}
+        print(f"controls, overfitted: {', '.join(f'{name} {_said(auc)}' for name, auc in overfit.items())}", flush=True)
         told = list(pool.map(_hold, rounds))
-    tried = inverted(every, scale)
+        sums = [summed([one for one in told if (one.seed, one.half) == (each.seed, each.half)]) for each in told]
+        veiled = list(pool.map(hold_veiled, [asked.works / one.artist for one in told], told, sums))
+    sizes = [len(paths) for paths in folders.values()]
+    tried = inverted(every, np.cumsum([0, *sizes[:-1]]).tolist(), scale)
     rows = [
-        Row(name, [one for one in tried if one.row == name], membership(told, i), attribution(told, i))
+        Row(name, [one for one in tried if one.row == name], membership(told, i), calibrated(told, i), attribution(told, i))
         for i, name in enumerate(ROWS)
     ]
+    rows += [Row(VEILED, [one for one in tried if one.row == VEILED], membership(veiled, 0), calibrated(veiled, 0), None)]
     failed = [name for name, value in shown.items() if value <= RECOVERED_DB]
-    failed += ["overfitted"] if overfit.low <= AUC_GOAL and not asked.quick else []
+    failed += [f"overfitted, {name}" for name, auc in overfit.items() if auc.low <= AUC_GOAL and not asked.quick]
     table = tabled(rows, len(folders), len(every))
-    found = {"controls": shown, "overfitted": asdict(overfit), "rows": [asdict(row) for row in rows], "failed": failed}
+    found = {
+        "controls": shown,
+        "overfitted": {name: asdict(auc) for name, auc in overfit.items()},
+        "rows": [asdict(row) for row in rows],
+        "failed": failed,
+    }
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "privacy.json").write_text(json.dumps(found, indent=1) + "\n")
     (asked.out / "privacy.md").write_text(table)
@@ -415,64 +501,79 @@ def _hold(job: tuple[Path, str, Path, Code, int, int, int, float | None]) -> Tol
         told = hold(artist, folder, code, seed, half, steps, rate)
         cache.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
-        np.savez(buffer, updates=told.updates, scores=told.scores, is_member=told.is_member)
+        np.savez(buffer, updates=told.updates, scores=told.scores, is_member=told.is_member, code=told.code)
         write_atomic(kept, buffer.getvalue())
     with np.load(kept) as found:
-        return Told(artist, seed, half, found["updates"], found["scores"], found["is_member"])
+        return Told(artist, seed, half, found["updates"], found["scores"], found["is_member"], found["code"])
 
 
 def start_of(folder: Path) -> Code:
     """The code that a node of an artist begins its rounds with."""
     torch.set_num_threads(1)
-    works = [codecs.fit_within(read_picture(path), _SIDE) for path in pictures(folder)]
-    return node_training._Pupil.of(base.load(TIER), works, code=None).code()  # noqa: SLF001 - the very one
+    return node_training._Pupil.of(base.load(TIER), works_in(folder), code=None).code()  # noqa: SLF001 - the very one
 
 
-def inverted(every: Sequence[Work], scale: Scale) -> list[Inverted]:
-    """The inversions: of one work in every row, of more at once without defences and by default."""
+def inverted(every: Sequence[Work], firsts: Sequence[int], scale: Scale) -> list[Inverted]:
+    """The inversions: of one work in every row, of more at once without defences and by default, of each artist's first veiled.
+
+    Args:
+        every: all works, an artist's after another's.
+        firsts: where each artist's begin.
+        scale: see there.
+    """
     found = []
     for count, steps in scale.inversions.items():
         chosen = np.random.default_rng(count).permutation(len(every))[: min(count, len(every))]
         rows = ROWS if count == 1 else ("nothing", "default")
         found += invert([every[i] for i in chosen], every, steps, rows, seed=count)
-    return found
+    return found + invert([every[i] for i in firsts], every, scale.veiled_steps, (VEILED,), seed=0)
 
 
 def tabled(rows: Sequence[Row], artists: int, works: int) -> str:
     """The table, in Markdown."""
     lines = [
-        f"| defences | rebuilt works (1, 8, 32), best | works told of {works} | membership AUC | artist told of {artists} |",
-        "| --- | --- | ---: | ---: | ---: |",
+        f"| defences | rebuilt (1, 8, 32) | works told of {works} | membership AUC | calibrated | artist told of {artists} |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         rebuilt = ", ".join(f"{one.psnr:.1f}" for one in row.inverted)
         told = ", ".join(f"{one.told:.0%}" for one in row.inverted)
-        auc = row.membership
-        area = f"{auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})"
-        lines.append(f"| {row.name} | {rebuilt} dB | {told} | {area} | {row.attribution:.0%} |")
+        areas = f"{_said(row.membership)} | {_said(row.calibrated)}"
+        artist = "-" if row.attribution is None else f"{row.attribution:.0%}"
+        lines.append(f"| {row.name} | {rebuilt} dB | {told} | {areas} | {artist} |")
     return "\n".join(lines) + "\n"
 
 
-def plot(rows: Sequence[Row], overfit: Auc, path: Path) -> None:
+def _said(auc: Auc) -> str:
+    return f"{auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})"
+
+
+def plot(rows: Sequence[Row], overfit: Mapping[str, Auc], path: Path) -> None:
     """Membership and attribution by defences, with the controls."""
     importlib.import_module("matplotlib").use("agg")
     plt: Any = importlib.import_module("matplotlib.pyplot")
     ink = "#333333"
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     names = [*(row.name for row in rows), "overfitted\n(control)"]
-    aucs = [*(row.membership for row in rows), overfit]
     places = np.arange(len(names))
-    errors = [[a.value - a.low for a in aucs], [a.high - a.value for a in aucs]]
-    colours = ["#1f5f8b"] * len(rows) + ["#d1495b"]
-    left.bar(places, [a.value for a in aucs], yerr=errors, color=colours, width=0.6, ecolor=ink)
+    series = {
+        "threshold": ([*(row.membership for row in rows), overfit["threshold"]], "#8fb5cf"),
+        "calibrated": ([*(row.calibrated for row in rows), overfit["calibrated"]], "#1f5f8b"),
+    }
+    for i, (label, (aucs, colour)) in enumerate(series.items()):
+        errors = [[a.value - a.low for a in aucs], [a.high - a.value for a in aucs]]
+        at, heights = places + 0.36 * (i - 0.5), [a.value for a in aucs]
+        left.bar(at, heights, yerr=errors, color=colour, width=0.34, ecolor=ink, label=label)
+    left.legend(frameon=False, fontsize=8, loc="upper left")
     left.axhline(AUC_GOAL, linestyle=":", color=ink)
     left.axhline(0.5, color=ink, linewidth=0.8)
     left.set_ylim(0.3, 1)
     left.set_ylabel("membership AUC", color=ink)
-    right.bar(places[:-1], [100 * row.attribution for row in rows], color="#1f5f8b", width=0.6)
+    told = [100 * row.attribution for row in rows if row.attribution is not None]
+    right.bar(places[: len(told)], told, color="#1f5f8b", width=0.6)
     right.set_ylabel("% of updates told to be their artist's", color=ink)
     right.set_ylim(0, 100)
-    for panel, count in ((left, len(names)), (right, len(rows))):
+    for panel, count in ((left, len(names)), (right, len(told))):
         panel.set_xticks(places[:count], names[:count], fontsize=8, rotation=20)
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle("What does an update give away?", x=0.01, ha="left", fontsize=14, fontweight="bold", color=ink)

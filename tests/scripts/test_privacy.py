@@ -1,6 +1,7 @@
 """The maths of the privacy bench: each attack works where it must, and is at chance where there is nothing to be had."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,13 +13,15 @@ from scripts import inversion, privacy
 from scripts.privacy import Auc, Inverted, Told
 from tests import pictures
 
+CODE = np.zeros(3, np.float32)
+
 
 def picture(seed: int = 0, side: int = 12) -> torch.Tensor:
     return torch.from_numpy(pictures.shapes((side, side), seed=seed)).permute(2, 0, 1).float()[None] / 255
 
 
 def told(updates: list[list[float]], artist: str, half: int) -> Told:
-    return Told(artist, 0, half, np.array(updates, np.float32), np.zeros((len(updates), 1)), np.array([True]))
+    return Told(artist, 0, half, np.array(updates, np.float32), np.zeros((len(updates), 1)), np.array([True]), CODE)
 
 
 def test_what_a_dense_layer_saw_is_read_off_its_gradient() -> None:
@@ -95,6 +98,47 @@ def test_ties_count_half() -> None:
     assert privacy.auc_of([np.array([1.0])] * 2, [np.array([1.0])] * 2).value == 0.5
 
 
+def scored(artist: str, seed: int, half: int, scores: list[float], members: list[bool]) -> Told:
+    return Told(artist, seed, half, np.zeros((1, 1), np.float32), np.array([scores]), np.array(members), CODE)
+
+
+def test_a_work_that_pleases_every_body_is_no_member_once_it_is_held_against_itself() -> None:
+    """The first work is near to whatever is painted; what tells is that each body came nearer to its own by a tenth."""
+    easy = np.array([5.0, 1.0, 0.0, 2.0])
+    halves = [[True, False, True, False], [False, True, False, True]]
+    told = [
+        scored(artist, seed, half, (easy + 0.1 * np.array(members)).tolist(), members)
+        for artist in ("a", "b")
+        for seed in range(2)
+        for half, members in enumerate(halves)
+    ]
+
+    assert privacy.membership(told, 0).value == 0.5
+    assert privacy.calibrated(told, 0).value == 1.0
+
+
+def test_held_against_themselves_works_that_tell_nothing_are_told_by_chance() -> None:
+    rng = np.random.default_rng(3)
+    told = []
+    for number in range(80):
+        easy = rng.normal(size=8)
+        members = rng.permutation(8) < 4
+        for half, mine in enumerate((members, ~members)):
+            told.append(scored(str(number), 0, half, (easy + rng.normal(size=8)).tolist(), mine.tolist()))
+
+    found = privacy.calibrated(told, 0)
+
+    assert found.low <= 0.5 <= found.high
+    assert found.high - found.low > privacy.auc_of(*_apart(told)).high - privacy.auc_of(*_apart(told)).low
+
+
+def _apart(told: list[Told]) -> tuple[list[Any], list[Any]]:
+    """The same scores, as if no two trainings had to do with each other."""
+    scores = [privacy._held_against_itself(one, told, 0) for one in told]
+    pairs = list(zip(scores, told, strict=True))
+    return [score[one.is_member] for score, one in pairs], [score[~one.is_member] for score, one in pairs]
+
+
 def test_an_update_is_its_artists_if_it_is_nearest_to_another_half_of_theirs() -> None:
     rounds = [
         told([[1, 0, 0.1]], "a", 0),
@@ -122,6 +166,16 @@ def test_each_row_lets_out_less_than_the_one_before() -> None:
     assert cosines[0] > cosines[1] > cosines[2]
 
 
+def test_a_veiled_round_shows_the_sum_and_rounds_it_by_less_than_a_millionth() -> None:
+    rng = np.random.default_rng(4)
+    rounds = [told([rng.normal(size=500).tolist()], str(i), 0) for i in range(6)]
+
+    found = privacy.summed(rounds)
+
+    assert np.abs(found - np.sum([one.updates[0] for one in rounds], axis=0)).max() < 1e-5
+    assert not any(np.allclose(found, one.updates[0], atol=1e-2) for one in rounds)
+
+
 def test_works_are_halved_the_same_way_each_time() -> None:
     first, second = privacy.halves(7, 3)
 
@@ -145,8 +199,8 @@ def test_if_a_control_fails_the_figures_are_said_to_say_nothing(
             return self
 
         def __exit__(self, *_: object) -> None: ...
-        def map(self, work: Any, units: Any) -> Any:
-            return map(work, units)
+        def map(self, work: Any, *units: Any) -> Any:
+            return map(work, *units)
 
     for artist in ("ada", "berthe"):
         (tmp_path / "works" / artist).mkdir(parents=True)
@@ -154,16 +208,18 @@ def test_if_a_control_fails_the_figures_are_said_to_say_nothing(
             name = tmp_path / "works" / artist / f"{number}.png"
             name.write_bytes(pictures.encoded(pictures.shapes((160, 160), seed=number), "PNG"))
     monkeypatch.setattr(privacy, "ProcessPoolExecutor", Here)
-    monkeypatch.setattr(privacy, "start_of", lambda _folder: np.zeros(3, np.float32))
+    monkeypatch.setattr(privacy, "start_of", lambda _folder: CODE)
     monkeypatch.setattr(privacy, "_hold", lambda job: told([[1.0, 0.0]] * 5, job[1], job[5]))
+    monkeypatch.setattr(privacy, "hold_veiled", lambda _folder, one, total: replace(one, updates=total[None]))
     monkeypatch.setattr(privacy, "membership", lambda _told, _row: AUC)
+    monkeypatch.setattr(privacy, "calibrated", lambda _told, _row: AUC)
     monkeypatch.setattr(privacy, "controls", lambda _work: {"read off": dense, "optimised": 30.0})
-    one = [Inverted(1, row, 11.0, 0, 0.5, 0.1) for row in privacy.ROWS]
-    monkeypatch.setattr(privacy, "inverted", lambda _every, _scale: one)
+    one = [Inverted(1, row, 11.0, 0, 0.5, 0.1) for row in (*privacy.ROWS, privacy.VEILED)]
+    monkeypatch.setattr(privacy, "inverted", lambda _every, _firsts, _scale: one)
     works = str(tmp_path / "works")
 
     ended = privacy.main(["--works", works, "--out", str(tmp_path / "out"), "--quick"])
 
     assert ended == code
     assert ("the figures above say nothing" in capsys.readouterr().err) == bool(code)
-    assert (tmp_path / "out" / "privacy.md").read_text().count("\n") == 7
+    assert (tmp_path / "out" / "privacy.md").read_text().count("\n") == 8
