@@ -467,6 +467,9 @@ def main(words: Sequence[str] | None = None) -> int:
         told = list(pool.map(_hold, rounds))
         sums = [summed([one for one in told if (one.seed, one.half) == (each.seed, each.half)]) for each in told]
         veiled = list(pool.map(hold_veiled, [asked.works / one.artist for one in told], told, sums))
+    apart = {artist: calibrated([one for one in told if one.artist == artist], ROWS.index("default")) for artist in folders}
+    for artist, auc in apart.items():
+        print(f"by default, {artist} with {len(folders[artist])} works: calibrated {_said(auc)}", flush=True)
     sizes = [len(paths) for paths in folders.values()]
     tried = inverted(every, np.cumsum([0, *sizes[:-1]]).tolist(), scale)
     rows = [
@@ -481,6 +484,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "controls": shown,
         "overfitted": {name: asdict(auc) for name, auc in overfit.items()},
         "rows": [asdict(row) for row in rows],
+        "default, by artist": {artist: {"works": len(folders[artist]), **asdict(auc)} for artist, auc in apart.items()},
         "failed": failed,
     }
     asked.out.mkdir(parents=True, exist_ok=True)
