@@ -6,7 +6,9 @@
 at once. A node is the program's own client app, wire, guard and signature, at the real size of the body; in the place of the
 training stands a movement drawn at random, since a thousand trainings would take hours and say nothing of the coordinator. The
 coordinator is the program's own from whom it asks to what it publishes. All nodes share this machine's cores, so that "flat" is
-seconds a node and not seconds.
+seconds a node and not seconds. They are the engine's, too: it hands out messages by looking through all of them once for each
+node, over and over, which grows with the square. So the processor time of the thread in which the round loop runs, which is
+the program's own with what it asks of Flower's grid, is measured apart.
 
 Memory is the greatest the coordinator's process ever had when the last answer of the first round was in (VmHWM), with all that
 Flower's engine keeps in it, and before the gate, which takes more and the same for any number; workers of the engine, which
@@ -64,6 +66,7 @@ class Sample:
     Attributes:
         nodes: how many.
         seconds: from the first message out to the last answer in.
+        loop_s: processor seconds of the round loop's thread meanwhile.
         megabytes: greatest resident size of the coordinator's process when the first round's last answer was in.
         accepted: updates that counted.
         outcome: of the round.
@@ -72,6 +75,7 @@ class Sample:
 
     nodes: int
     seconds: float
+    loop_s: float
     megabytes: float
     accepted: int
     outcome: str
@@ -122,6 +126,8 @@ class TimedGrid:
     grid: Grid
     sent_at: float = 0.0
     last_at: float = 0.0
+    spent_before: float = 0.0
+    spent: float = 0.0
     megabytes: float = 0.0
     round: str = ""
 
@@ -131,13 +137,13 @@ class TimedGrid:
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         sent = list(messages)
         if sent[0].metadata.group_id != self.round:
-            self.round, self.sent_at = sent[0].metadata.group_id, time.monotonic()
+            self.round, self.sent_at, self.spent_before = sent[0].metadata.group_id, time.monotonic(), time.thread_time()
         return self.grid.push_messages(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         found = list(self.grid.pull_messages(message_ids))
         if found:
-            self.last_at = time.monotonic()
+            self.last_at, self.spent = time.monotonic(), time.thread_time()
             if self.round == "1":
                 self.megabytes = _peak_megabytes()
         return found
@@ -194,7 +200,8 @@ def _held(home: Home, grid: TimedGrid, nodes: int) -> Sample:
     ended = time.monotonic()
     _, round_ = store.rounds()
     accepted = sum(answer.accepted for answer in store.answers(2))
-    return Sample(nodes, grid.last_at - grid.sent_at, grid.megabytes, accepted, round_.state, ended - grid.last_at)
+    seconds, loop_s = grid.last_at - grid.sent_at, grid.spent - grid.spent_before
+    return Sample(nodes, seconds, loop_s, grid.megabytes, accepted, round_.state, ended - grid.last_at)
 
 
 def measure(most: int, out: Path) -> list[Sample]:
@@ -222,9 +229,10 @@ def measure(most: int, out: Path) -> list[Sample]:
 
 
 def _line(sample: Sample) -> str:
-    each = 1000 * sample.seconds / sample.nodes
+    each, loop = 1000 * sample.seconds / sample.nodes, 1000 * sample.loop_s / sample.nodes
     return (
-        f"{sample.nodes:5d} nodes: {sample.seconds:6.1f} s, {each:.0f} ms a node, {sample.megabytes:.0f} MB, "
+        f"{sample.nodes:5d} nodes: {sample.seconds:6.1f} s, {each:.0f} ms a node, {loop:.1f} of them the loop's, "
+        f"{sample.megabytes:.0f} MB, "
         f"{sample.accepted} accepted, {sample.outcome}, {sample.aggregate_s:.1f} s to the release"
     )
 
@@ -235,7 +243,10 @@ def plot(samples: Sequence[Sample], path: Path) -> None:
     plt: Any = importlib.import_module("matplotlib.pyplot")
     ink, sizes = "#333333", [sample.nodes for sample in samples]
     figure, (time_, memory) = plt.subplots(1, 2, figsize=(9.2, 3.9))
-    time_.plot(sizes, [1000 * s.seconds / s.nodes for s in samples], "o-", color="#1f5f8b", linewidth=2)
+    time_.plot(sizes, [1000 * s.seconds / s.nodes for s in samples], "o-", color="#1f5f8b", linewidth=2, label="engine and all")
+    loop = [1000 * s.loop_s / s.nodes for s in samples]
+    time_.plot(sizes, loop, "o-", color="#8fb5cf", linewidth=2, label="the round loop's processor time")
+    time_.legend(frameon=False, fontsize=9, loc="upper left")
     time_.set_ylabel("milliseconds a node", color=ink)
     memory.plot(sizes, [s.megabytes for s in samples], "o-", color="#d1495b", linewidth=2, label="measured")
     memory.axhline(MEMORY_GOAL * samples[0].megabytes, linestyle=":", color=ink, label=f"{MEMORY_GOAL} times {sizes[0]} nodes'")
