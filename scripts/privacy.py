@@ -490,7 +490,7 @@ def main(words: Sequence[str] | None = None) -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "privacy.json").write_text(json.dumps(found, indent=1) + "\n")
     (asked.out / "privacy.md").write_text(table)
-    plot(rows, overfit, asked.out / "privacy.png")
+    plot(rows, overfit, len(folders), asked.out / "privacy.png")
     print(table)
     if failed:
         print(f"a control failed ({', '.join(failed)}): the figures above say nothing", file=sys.stderr)
@@ -552,7 +552,7 @@ def _said(auc: Auc) -> str:
     return f"{auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})"
 
 
-def plot(rows: Sequence[Row], overfit: Mapping[str, Auc], path: Path) -> None:
+def plot(rows: Sequence[Row], overfit: Mapping[str, Auc], artists: int, path: Path) -> None:
     """Membership and attribution by defences, with the controls."""
     importlib.import_module("matplotlib").use("agg")
     plt: Any = importlib.import_module("matplotlib.pyplot")
@@ -575,6 +575,8 @@ def plot(rows: Sequence[Row], overfit: Mapping[str, Auc], path: Path) -> None:
     left.set_ylabel("membership AUC", color=ink)
     told = [100 * row.attribution for row in rows if row.attribution is not None]
     right.bar(places[: len(told)], told, color="#1f5f8b", width=0.6)
+    right.axhline(100 / artists, color="#d1495b", linewidth=1.2, label="by chance")
+    right.legend(frameon=False, fontsize=8, loc="upper left")
     right.set_ylabel("% of updates told to be their artist's", color=ink)
     right.set_ylim(0, 100)
     for panel, count in ((left, len(names)), (right, len(told))):
