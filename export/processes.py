@@ -21,8 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Self
 
+from export.errors import ResourceError
 from export.files import read_bounded, write_atomic
 
+_PORTS: Final = range(16384, 32768)
+"""Below Linux's own for outgoing connections (32768 to 60999) and those of RFC 6335 (49152 and up)."""
+_PORT_TRIES: Final = 100
 _SECRET_BYTES: Final = 32
 _SECRET_MAX_BYTES: Final = 4096
 _KEEPER_SLACK_S: Final = 5.0
@@ -71,13 +75,20 @@ def return_freed_memory() -> None:
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port nobody listens on now.
 
-    Only for programs that take a port number and nothing else: between this answer and their bind another process may
-    take it, so the caller starts again with a new one. Where a socket can be handed over, hand it over instead.
+    Only for programs that take a port number and nothing else: between this answer and their bind, or while they are started
+    again, another process may take it. So it is drawn, and not next to the one that the last asker got; and from below those
+    that systems give to outgoing connections, of which one might be there first. Where a socket can be handed over, hand it
+    over instead.
+
+    Raises:
+        ResourceError: as good as every port is taken.
     """
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    for _ in range(_PORT_TRIES):
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise ResourceError(f"no port between {_PORTS.start} and {_PORTS.stop - 1} is free", advice="Stop what listens on them.")
 
 
 def load_or_create_secret(path: Path) -> bytes:

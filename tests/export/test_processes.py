@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import secrets
 import signal
 import socket
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from export.errors import ResourceError
 from export.processes import (
     Child,
     child_environment,
@@ -226,6 +228,30 @@ def test_commands_are_found_beside_the_interpreter() -> None:
 def test_a_free_port_can_be_bound() -> None:
     with socket.create_server(("127.0.0.1", free_port())):
         pass
+
+
+def test_a_port_is_none_that_outgoing_connections_are_given() -> None:
+    """One that was, two nodes had at once: the second's SuperNode did not start, and its runner asked the first's."""
+    ports = {free_port() for _ in range(50)}
+
+    assert all(1024 <= port < 32768 for port in ports)
+    assert len(ports) > 40  # nor the one that the asker before was given
+
+
+def test_a_port_that_is_taken_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        draws = iter([taken.getsockname()[1], free := free_port()])
+        monkeypatch.setattr(secrets, "choice", lambda _ports: next(draws))
+
+        assert free_port() == free
+
+
+def test_if_every_port_is_taken_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(secrets, "choice", lambda _ports: taken.getsockname()[1])
+
+        with pytest.raises(ResourceError, match="is free"):
+            free_port()
 
 
 def test_secret_is_made_once_and_for_this_user_only(tmp_path: Path) -> None:
