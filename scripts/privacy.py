@@ -410,7 +410,8 @@ def invert(works: Sequence[Work], candidates: Sequence[Work], steps: int, rows: 
     right = {i for i, work in enumerate(candidates) if any(work is own for own in works)}
     found = []
     for row in rows:
-        update = torch.from_numpy(let_out(plain, layout, policies(privacy.norm(plain)).get(row), seed))
+        asked = None if row == VEILED else policies(privacy.norm(plain))[row]
+        update = torch.from_numpy(let_out(plain, layout, asked, seed))
         rebuilt = inversion.rebuild(update, gradient_of, tuple(shown.shape), steps, seed)
         best, _, _ = inversion.best_match(rebuilt.pictures, shown)
         recovered = sum(inversion.best_match(rebuilt.pictures, work[None])[0] > RECOVERED_DB for work in shown)

@@ -332,9 +332,11 @@ def held(tmp_path_factory: pytest.TempPathFactory, packaged: VerifiedRelease) ->
         simulators.enrol(home, *nodes)
         grid = SimulatedGrid({**nodes, STRANGER: honest(STRANGER)})
         log = logging.getLogger("coordinator")
-        patch.setattr(log, "level", logging.DEBUG)
         patch.setattr(log, "handlers", [listener])
+        level = log.level
+        log.setLevel(logging.DEBUG)  # and not the attribute: loggers below remember what they may say
         simulators.hold_rounds(patch, home, grid)
+        log.setLevel(level)
         answers = {answer.node_id: answer for answer in Store(home.database).answers(1)}
         yield Held(home, grid, answers, "\n".join(records))
 
